@@ -76,6 +76,13 @@ def test_kubernetes_starts_a_server_as_the_container_does() -> None:
     assert claim["claimName"] == MANIFESTS["PersistentVolumeClaim"]["metadata"]["name"]
 
 
+def test_an_upgrade_does_not_wait_for_a_volume_that_another_node_holds() -> None:
+    """Two pods at once need a volume that two nodes may have."""
+    modes = MANIFESTS["PersistentVolumeClaim"]["spec"]["accessModes"]
+    recreates = MANIFESTS["Deployment"]["spec"]["strategy"] == {"type": "Recreate"}
+    assert recreates or "ReadWriteMany" in modes
+
+
 def test_probes_ask_paths_that_need_no_key() -> None:
     paths: dict[str, Any] = {}
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):

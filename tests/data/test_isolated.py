@@ -377,3 +377,13 @@ def test_a_decoder_is_not_asked_again_after_half_an_answer(monkeypatch: pytest.M
         assert refusal(pool.submit(large)).reason == "too-much-memory"
         assert shows(pool.submit(FILE))
         assert first not in children()
+
+
+def test_a_decoder_inherits_no_secrets(pool: DecodingPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VLV_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    assert shows(pool.submit(FILE))
+    [child] = children()
+    assert "secret" not in child.environ().values()
+    assert child.environ()["LC_ALL"] == "C.UTF-8"

@@ -136,7 +136,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with keys from a file in Windows' format, for requests that do not change it."""
     folder = tmp_path_factory.mktemp("keyed")
-    limited = "ann: a-limited-key requests-per-minute=2 images-per-day=1"
+    limited = "ann: a-limited-key requests-per-minute=3 images-per-day=1"
     keys = f"another-key\n\n{KEY}\n{limited}\n"
     (folder / "keys").write_text(keys, encoding="utf-16", newline="\r\n")
     options = ["--api-key-file", str(folder / "keys"), "--served-model-name", "mini\x1b[2J\n"]

@@ -81,8 +81,8 @@ def test_penalties_change_what_is_repeated(server: Server) -> None:
 
     assert repeats(plain) > 0
     for fields in (
-        {"frequency_penalty": 10},
-        {"presence_penalty": 10.0},
+        {"frequency_penalty": 2},
+        {"presence_penalty": 2.0},
         {"repetition_penalty": 10},
         {"rep_pen": 10},
         {"repeat_penalty": 10},
@@ -90,7 +90,12 @@ def test_penalties_change_what_is_repeated(server: Server) -> None:
         answer = ask(server, **fields, max_tokens=25)
         assert "x-vlv-ignored" not in answer.headers
         assert repeats(caption(answer)) < repeats(plain), fields
-    answer = ask(server, frequency_penalty=10, num_beams=2)
+    for name in ("frequency_penalty", "presence_penalty"):  # OpenAI's limits
+        for value, must in ((2.1, "2 or less"), (-2.1, "-2 or more")):
+            answer = ask(server, **{name: value})
+            assert answer.status_code == 400
+            assert answer.json()["error"]["message"] == f"`{name}` must be {must}."
+    answer = ask(server, frequency_penalty=2, num_beams=2)
     assert answer.headers["x-vlv-ignored"] == "frequency_penalty"
     assert caption(answer) == caption(ask(server, num_beams=2))
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -130,12 +131,12 @@ def test_quotas_refill_and_survive_a_restart(tmp_path: Path) -> None:
     first = quotas()
     for _ in range(2):
         first.take_request(key)
-        first.take_image(key)
+        first.take_images(key, 1)
     first.save()
     for take, code, seconds in (
         (first.take_request, "rate_limit_exceeded", "30"),
-        (first.take_image, "quota_exceeded", str(23 * 3600)),
-        (quotas().take_image, "quota_exceeded", str(23 * 3600)),
+        (partial(first.take_images, count=1), "quota_exceeded", str(23 * 3600)),
+        (partial(quotas().take_images, count=1), "quota_exceeded", str(23 * 3600)),
     ):
         with pytest.raises(ApiError) as refused:
             take(key)
@@ -145,7 +146,9 @@ def test_quotas_refill_and_survive_a_restart(tmp_path: Path) -> None:
     first.take_request(key)
     now[0] += 23 * 3600
     for later in (first, quotas()):
-        later.take_image(key)
+        with pytest.raises(ApiError, match="of which 2 are left, and this request has 3;"):
+            later.take_images(key, 3)
+        later.take_images(key, 2)
     (tmp_path / "used.json").unlink()
     (tmp_path / "used.json").mkdir()  # stands for a disk that refuses
     for _ in range(2):
@@ -163,17 +166,20 @@ def test_quotas_refill_and_survive_a_restart(tmp_path: Path) -> None:
 
 def test_names_are_in_the_log_and_in_the_metrics(keyed: Server) -> None:
     headers = {"Authorization": "Bearer a-limited-key"}
-    body = {"image": IMAGE, "max_new_tokens": 2}
+    two = {"a": {"image": IMAGE}, "b": {"image": IMAGE}, "keep_a": 70, "keep_b": 7}
+    one = {"image": IMAGE, "max_new_tokens": 2}
     answers = [
-        httpx.post(f"{keyed.url}/v1/vlv/caption", json=body, headers=headers) for _ in range(3)
+        httpx.post(f"{keyed.url}/v1/vlv/{path}", json=body, headers=headers)
+        for path, body in (("compose", two), *[("caption", one)] * 3)
     ]
-    assert [one.status_code for one in answers] == [200, 429, 429]
-    assert answers[1].json()["error"]["code"] == "quota_exceeded"
-    assert answers[2].json()["error"]["code"] == "rate_limit_exceeded"
-    assert int(answers[2].headers["retry-after"]) <= 30
-    until(lambda: keyed.metric("vlv_key_requests_total", key="ann", status="429") == 2)
+    codes = [answer.json().get("error", {}).get("code") for answer in answers]
+    # What asks for more than is left takes nothing.
+    assert codes == ["quota_exceeded", None, "quota_exceeded", "rate_limit_exceeded"]
+    assert int(answers[3].headers["retry-after"]) <= 20
+    until(lambda: keyed.metric("vlv_key_requests_total", key="ann", status="429") == 3)
     assert keyed.metric("vlv_key_images_total", key="ann") == 1
     assert keyed.metric("vlv_refused_total", reason="rate_limit") == 1
+    assert keyed.metric("vlv_accepted_total") == keyed.metric("vlv_finished_total")
     assert '"key": "ann"' in keyed.log.read_text()
     assert "a-limited-key" not in keyed.log.read_text()
     used = keyed.log.with_name("used.json")

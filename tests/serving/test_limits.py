@@ -64,17 +64,23 @@ def data_of(lines: Iterable[str]) -> list[str]:
     return [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
 
 
-def status_before_the_body(server: Server, path: str) -> int:
+def status_before_the_body(server: Server, path: str, header: str) -> int:
     """The status of a request whose body never comes."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1000000\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1000000"
+        head += f"\r\n{header}\r\n\r\n"
         connection.sendall(head.encode())
         return int(connection.recv(4096).split(b" ")[1])
 
 
-def test_a_full_house_refuses_at_once_and_loses_nobody(serve: Callable[..., Server]) -> None:
-    server = serve("--queue-size", "2")
+def test_a_full_house_refuses_at_once_and_loses_nobody(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    # What is refused does not count for the key.
+    (tmp_path / "keys").write_text("ann: a-key requests-per-minute=3")
+    keys = ("--api-key-file", str(tmp_path / "keys"))
+    server = serve("--queue-size", "2", *keys, key="a-key")
     with ThreadPoolExecutor(2) as threads:
         inside = [threads.submit(server.post, "/v1/vlv/reconstruct", **LONG) for _ in range(2)]
         until(lambda: server.metric("vlv_slots_used") == 2)
@@ -83,7 +89,8 @@ def test_a_full_house_refuses_at_once_and_loses_nobody(serve: Callable[..., Serv
         assert int(refused[0].headers["retry-after"]) >= 1
         assert refused[0].json()["error"]["code"] == "queue_full"
         assert server.post("/v1/vlv/nothing").status_code == 404
-        assert status_before_the_body(server, "/v1/vlv/caption") == 429
+        header = "Authorization: Bearer a-key"
+        assert status_before_the_body(server, "/v1/vlv/caption", header) == 429
         assert [one.result().status_code for one in inside] == [200, 200]
     assert server.post("/v1/vlv/caption", image=IMAGE).status_code == 200
     assert server.metric("vlv_refused_total", reason="queue_full") == 6
@@ -262,7 +269,9 @@ def test_a_missing_model_is_reported(serve: Callable[..., Server], tmp_path) -> 
         serve("--model", str(tmp_path / "model"))
 
 
-def test_it_says_where_it_listens_and_that_a_port_is_taken(tmp_path: Path) -> None:
+def test_it_says_where_it_listens_that_a_port_is_taken_and_ends_without_complaints(
+    tmp_path: Path,
+) -> None:
     log = tmp_path / "log"
     server = start(log)
     try:
@@ -276,5 +285,12 @@ def test_it_says_where_it_listens_and_that_a_port_is_taken(tmp_path: Path) -> No
         )
         assert again.returncode == 2
         assert f"cannot listen at 127.0.0.1:{port}" in again.stderr
+        # Libraries register what they share with other processes when they work.
+        drawn = server.post("/v1/vlv/reconstruct", text="a cube", num_inference_steps=1)
+        assert drawn.status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+        other = [one for one in log.read_text().splitlines() if not one.startswith("{")]
+        assert other == []  # such as those of Python's resource_tracker
     finally:
         stop(server)

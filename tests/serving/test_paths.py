@@ -81,6 +81,7 @@ def test_the_405_names_the_right_methods(server: Server) -> None:
         ("OPTIONS", "/v1/models", "GET, HEAD"),
         ("DELETE", "/health", "GET, HEAD"),
         ("HEAD", "/v1/chat/completions", "POST"),
+        ("PUT", "/static/app.js", "GET, HEAD"),
     ):
         answer = server.client.request(method, path)
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)

@@ -80,7 +80,8 @@ def test_fields_without_effect_are_named_and_others_refused(server: Server, api:
         ({"tool_choice": "required"}, "This model calls no tools"),
         ({"text": {"format": {"type": "json_object"}}}, "plain text or fills a schema"),
         ({"input": [{"role": "user", "content": "Hello"}]}, "The input must contain an image"),
-        ({"input": "Hello"}, "`input` must be a list."),
+        ({"input": "Hello"}, "The input must contain an image"),
+        ({"input": 5}, "`input` must be a list."),
         ({"nothing": 1}, "There is no field `nothing` here; leave it out."),
     ):
         refused = post(server, **fields)

@@ -41,6 +41,10 @@ _LEAST_SECONDS = 5.0
 # the machine, but a decoder that waits for something must end.
 _PATIENCE = 12
 _MAX_MESSAGE_BYTES = 100_000
+_INHERITED = frozenset(
+    {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"}
+    | {"LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"}
+)
 
 Source = str | os.PathLike[str] | bytes
 
@@ -190,6 +194,18 @@ class DecodingPool:
                 self._children.discard(child)
 
 
+def _inherited() -> dict[str, str]:
+    """What a child gets of the environment: no keys, which an image that takes it over would read.
+
+    Python and the loader of libraries are set up as here; the rest is about places and languages.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _INHERITED or name.startswith(("PYTHON", "LC_"))
+    }
+
+
 class _Child:
     """One `vlv.data.decoder` process and the socket to it; used by one thread at a time."""
 
@@ -210,7 +226,7 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env={
-                    **os.environ,
+                    **_inherited(),
                     "PYTHONPATH": os.pathsep.join(sys.path),
                     "OMP_NUM_THREADS": "1",
                     "OPENBLAS_NUM_THREADS": "1",

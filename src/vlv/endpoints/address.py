@@ -33,6 +33,8 @@ def shown_address(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return "(no valid address)"
+    if not parts.netloc:  # its scheme was left out, and a name and a password may come first
+        return printable(url.partition("?")[0].rpartition("@")[2])
     place = parts.netloc.rpartition("@")[2]
     return printable(urlunsplit(parts._replace(netloc=place, query="", fragment="")))
 

@@ -76,10 +76,11 @@ class EngineChoice:
         return captions
 
     def open(
-        self, model: VLVModel, log: Callable[[str], None] | None = None
+        self, model: VLVModel, log: Callable[[str], None] | None = None, *, gives_up: bool = True
     ) -> tuple[CaptionEngine, Prompts] | tuple[None, None]:
         """The engine for a model that was opened from a folder, and what makes its prompts; None
-        for the model's own. log: receives lines about the memory that the engine takes.
+        for the model's own. log: receives lines about the memory that the engine takes. gives_up:
+        many failures of a vLLM server in a row are an error.
 
         Raises:
             ConfigError: the engine is not installed, or does not run this model as it was opened.
@@ -111,7 +112,7 @@ class EngineChoice:
                 )
             from vlv.inference.engines.vllm_server import VLLMServerEngine
 
-            engine = VLLMServerEngine(parts, self.url, log)
+            engine = VLLMServerEngine(parts, self.url, log, gives_up=gives_up)
         else:
             from vlv.inference.engines.vllm import VLLMEngine
 

@@ -125,7 +125,11 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
         allowed = (error.headers or {}).get("Allow", "GET")
         message = f"This address accepts {allowed}, not {request.method}."
         response = ApiError(405, "method_not_allowed", message).response()
-        response.headers["Allow"] = allowed.replace("GET", "GET, HEAD")
+        # The routes know GET only, the files of the page HEAD too.
+        methods = [one.strip() for one in allowed.split(",")]
+        if "GET" in methods and "HEAD" not in methods:
+            methods.insert(methods.index("GET") + 1, "HEAD")
+        response.headers["Allow"] = ", ".join(methods)
         return response
     return ApiError(error.status_code, "invalid_request", f"{error.detail}.").response()
 

@@ -12,6 +12,7 @@ import multiprocessing
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from multiprocessing.connection import Connection
@@ -45,6 +46,8 @@ from vlv.serving.worker.watchdog import INTERVAL_SECONDS, Watchdog
 _MAX_ATTEMPTS = 4
 _SUSPECT_ATTEMPTS = 2
 _MAX_PAUSE_SECONDS = 30.0
+# How long a worker may take to end by itself.
+_END_SECONDS = 2.0
 
 
 class JobHandle:
@@ -83,7 +86,7 @@ class JobHandle:
 class Engine:
     """Owns the worker.
 
-    `info` is None until the first worker is ready; `reason` says why no worker responds now;
+    `info` is None until the first worker is ready; `reason` says why requests fail or wait now;
     `failure` says why no worker can be started.
     """
 
@@ -91,6 +94,7 @@ class Engine:
         self.info: ModelInfo | None = None
         self.failure: str | None = None
         self._starting: str | None = "the model is being loaded"
+        self._captions_fail = False
         self._watchdog = Watchdog(settings.stall_seconds)
         self._settings = settings
         self._metrics = metrics
@@ -104,9 +108,11 @@ class Engine:
 
     @property
     def reason(self) -> str | None:
-        """Why no worker responds now; None if one does."""
+        """Why no worker responds now, or why it writes no captions; None if it does both."""
         if self._starting is None and self._watchdog.unresponsive:
             return "the worker does not answer"
+        if self._starting is None and self._captions_fail:
+            return "the language model's server fails"
         return self._starting
 
     def submit(self, job: Job) -> JobHandle:
@@ -164,7 +170,7 @@ class Engine:
         for handle in self._open.values():
             handle.started = False
         self._submit_open_jobs()
-        self._watchdog = Watchdog(self._settings.stall_seconds)
+        self._watchdog, self._captions_fail = Watchdog(self._settings.stall_seconds), False
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
         threading.Thread(target=_send, args=(ours, self._commands), daemon=True).start()
@@ -175,6 +181,8 @@ class Engine:
             await self._watch(ended)
         finally:
             self._commands.put(None)
+            # A worker that is killed leaves what it has registered with the system to others.
+            await asyncio.to_thread(process.join, _END_SECONDS)
             process.kill()
             await ended
             process.join()
@@ -194,6 +202,7 @@ class Engine:
             log("ready")
         elif isinstance(event, Heartbeat):
             self._watchdog.record(event)
+            self._captions_fail = event.failing
         elif isinstance(event, CannotStart):
             log("worker cannot start", error=event.message)
             if self.info is None:
@@ -235,12 +244,11 @@ async def _started(process: BaseProcess) -> None:
 
 
 def _send(pipe: Connection, commands: "queue.SimpleQueue[Command | None]") -> None:
-    """In a thread: send commands, as fast as the worker reads them."""
-    while (command := commands.get()) is not None:
-        try:
+    """In a thread: send commands, as fast as the worker reads them. None, the last one, ends it."""
+    with suppress(OSError):
+        while (command := commands.get()) is not None:
             pipe.send(command)
-        except OSError:
-            return
+        pipe.send(None)
 
 
 def _receive(

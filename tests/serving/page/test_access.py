@@ -52,6 +52,18 @@ def test_everything_works_by_keyboard(page: Page) -> None:
     assert page.evaluate(FOCUSED)[0] == "Compose"
 
 
+def test_arrow_keys_pass_over_a_tab_that_is_hidden(page: Page, server: Server) -> None:
+    info = server.client.get("/v1/vlv/info").json() | {"can_draw": False, "can_verify": False}
+    page.route("**/v1/vlv/info", lambda route: route.fulfill(json=info))
+    page.reload()
+    page.wait_for_selector("body.ready")
+    expect(page.get_by_role("tab", name="Compose")).to_be_hidden()
+    for key in ("ArrowRight", "ArrowLeft"):
+        page.get_by_role("tab", name="Caption").press(key)
+        expect(page.locator("#caption-panel")).to_be_visible()
+        expect(page.get_by_role("tab", name="Caption")).to_be_focused()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_and_nothing_overflows(
     open_page: Callable[..., Page], server: Server, scheme: str

@@ -160,6 +160,22 @@ def test_results_are_saved_and_copied(
     expect(page.get_by_text("Caption copied.")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == caption
 
+    # As over plain HTTP, where a page has no clipboard of its own.
+    page.evaluate("""async () => {
+        await navigator.clipboard.writeText('');
+        delete Navigator.prototype.clipboard;
+        document.querySelector('#caption-panel [role=status]').textContent = '';
+        document.body.append(Object.assign(document.createElement('textarea'), { id: 'pasted' }));
+    }""")
+    page.get_by_role("button", name="Copy caption").click()
+    expect(page.get_by_text("Caption copied.")).to_be_visible()
+    expect(page.get_by_role("button", name="Copy caption")).to_be_focused()
+    page.locator("#pasted").press("Control+v")
+    expect(page.locator("#pasted")).to_have_value(caption)
+    page.evaluate("document.execCommand = () => false")
+    page.get_by_role("button", name="Copy caption").click()
+    expect(page.get_by_text("Select the caption and copy it by hand.")).to_be_visible()
+
     saved = {}
     for name in ("Save caption", "Save embeddings", "Save picture from the caption"):
         with page.expect_download() as started:

@@ -83,8 +83,22 @@ def test_an_error_in_a_stream_or_of_a_proxy_says_what_to_do(page: Page, picture:
         choose(page, picture)
         expect(page.get_by_role("alert")).to_contain_text(words)
     page.unroute_all()
+    limited = {"status": 429, "headers": {"Retry-After": "1"}}
+    limited["body"] = json.dumps(error("rate_limit_exceeded"))
+    page.route("**/v1/vlv/caption", partial(fulfilled, limited), times=1)
     page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_text("This key has sent too many requests in a minute.")).to_be_visible()
     expect(page.locator("#from-caption img")).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_empty()
+
+
+def test_a_result_stays_that_the_browser_has_no_room_for(page: Page, picture: Path) -> None:
+    full = "throw new DOMException('full', 'QuotaExceededError')"
+    page.evaluate(f"() => {{ IDBObjectStore.prototype.add = () => {{ {full}; }}; }}")
+    page.get_by_role("spinbutton", name="Steps").fill("1")
+    choose(page, picture)
+    expect(page.locator("#from-caption img")).to_be_visible()
+    expect(page.locator("#caption-panel .cancel")).to_be_hidden()
     expect(page.get_by_role("alert")).to_be_empty()
 
 
@@ -98,6 +112,14 @@ def test_every_refusal_of_an_image_has_a_sentence() -> None:
 def test_cancelling_ends_the_work_of_the_server(page: Page, server: Server, picture: Path) -> None:
     page.get_by_role("spinbutton", name="Steps").fill("1000")
     choose(page, picture)
+    expect(page.get_by_text("Drawing…")).to_be_visible()
+    # Escape is for what is seen.
+    page.get_by_role("tab", name="Compose").click()
+    page.keyboard.press("Escape")
+    page.get_by_role("tab", name="Caption").click()
+    page.locator("#key-dialog").evaluate("dialog => dialog.showModal()")
+    page.keyboard.press("Escape")
+    expect(page.locator("#key-dialog")).to_be_hidden()
     expect(page.get_by_text("Drawing…")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.get_by_text("Cancelled.")).to_be_visible()

@@ -44,6 +44,11 @@ class CacheSize:
 
 def check_length(prompt: int, sampling: Sampling, positions: int) -> None:
     """Raise ConfigError for a caption that would not fit the positions of a language model."""
+    if prompt >= positions:
+        raise ConfigError(
+            f"this engine has {positions} positions, which leaves none for a caption behind "
+            f"{prompt} embeddings; start it with more, or use fewer embeddings"
+        )
     if prompt + sampling.max_new_tokens > positions:
         raise ConfigError(
             f"captions of {sampling.max_new_tokens} tokens behind {prompt} embeddings need "

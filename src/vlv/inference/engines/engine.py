@@ -36,10 +36,14 @@ class NewTokens:
 
 @dataclass(frozen=True)
 class RequestFailed:
-    """A request of which nothing more will come, while others go on; `message` is one sentence."""
+    """A request of which nothing more will come, while others go on; `message` is one sentence.
+
+    `refused`: the engine works, and does not do what this request asks for.
+    """
 
     key: int
     message: str
+    refused: bool = False
 
 
 class CaptionEngine(ABC):
@@ -56,6 +60,16 @@ class CaptionEngine(ABC):
         What is added beyond it waits inside the engine.
         """
 
+    @property
+    @abstractmethod
+    def positions(self) -> int | None:
+        """The most positions of a caption and its prompt together; None for no limit."""
+
+    @property
+    def failing(self) -> bool:
+        """Whether requests fail now, whatever they ask for. Any thread may ask."""
+        return False
+
     @abstractmethod
     def add(self, key: int, e: Tensor, sampling: Sampling, written: Sequence[int] = ()) -> None:
         """Accept a request under a key that no open request has.
@@ -65,6 +79,7 @@ class CaptionEngine(ABC):
 
         Raises:
             ConfigError: this engine cannot do what `sampling` asks for.
+            ValueError: a library of this engine says the same.
             EngineStopped: its process has ended.
         """
 

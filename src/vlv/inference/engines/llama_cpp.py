@@ -135,6 +135,11 @@ class LlamaCppEngine(CaptionEngine):
         waiting = sum(one.sampling.sequences for one in self._waiting)
         return self.cache.rows - len(self._rows) - waiting
 
+    @property
+    def positions(self) -> int:
+        """See `CaptionEngine`."""
+        return self.cache.positions
+
     def add(self, key: int, e: Tensor, sampling: Sampling, written: Sequence[int] = ()) -> None:
         """See `CaptionEngine`."""
         if sampling.sequences > self.cache.rows:

@@ -71,7 +71,7 @@ class TransformersEngine(CaptionEngine):
         self._tokenizer = caption_decoder.tokenizer
         self._end_token = int(caption_decoder.tokenizer.eos_token_id)
         self._halves = halves
-        self._max_positions = _max_positions(caption_decoder)
+        self._positions = _max_positions(caption_decoder)
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []
         self._cache = SlotCache()
@@ -84,6 +84,11 @@ class TransformersEngine(CaptionEngine):
         """Rows that are free, less those that wait."""
         return self.max_rows - len(self._rows) - len(self._waiting)
 
+    @property
+    def positions(self) -> int | None:
+        """What every layer of the language model looks back on."""
+        return self._positions
+
     def add(self, key: int, e: Tensor, sampling: Sampling, written: Sequence[int] = ()) -> None:
         """Accept a request; see `CaptionEngine.add`.
 
@@ -95,9 +100,9 @@ class TransformersEngine(CaptionEngine):
             return
         start = start_ids(self._tokenizer, sampling.forced_start)
         longest = len(e) + len(start) + sampling.max_new_tokens
-        if self._max_positions is not None and longest > self._max_positions:
+        if self._positions is not None and longest > self._positions:
             raise ConfigError(
-                f"the language model looks back on {self._max_positions} positions, and a caption "
+                f"the language model looks back on {self._positions} positions, and a caption "
                 f"of max_new_tokens {sampling.max_new_tokens} may take {longest}; lower "
                 "max_new_tokens, or search with beams"
             )

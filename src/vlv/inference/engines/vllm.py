@@ -125,6 +125,11 @@ class VLLMEngine(CaptionEngine):
         """See `CaptionEngine`."""
         return self.cache.rows - len(self._open)
 
+    @property
+    def positions(self) -> int:
+        """See `CaptionEngine`."""
+        return self.cache.positions
+
     def add(self, key: int, e: Tensor, sampling: Sampling, written: Sequence[int] = ()) -> None:
         """See `CaptionEngine`."""
         from vllm.v1.engine.exceptions import EngineDeadError

@@ -15,7 +15,7 @@ import httpx
 import torch
 from torch import Tensor
 
-from vlv.endpoints.address import key_in
+from vlv.endpoints.address import key_in, shown_address
 from vlv.errors import ConfigError
 from vlv.text import printable
 
@@ -25,11 +25,14 @@ _MOST_BYTES = 1_000_000
 
 
 class Failed(Exception):
-    """Why a request has no answer; `again`: another try may have one."""
+    """Why a request has no answer; `again`: another try may have one; `refused`: the request alone
+    is to blame.
+    """
 
-    def __init__(self, message: str, again: bool) -> None:
+    def __init__(self, message: str, again: bool, refused: bool = False) -> None:
         super().__init__(message)
         self.again = again
+        self.refused = refused
 
 
 def encoded(e: Tensor) -> str:
@@ -76,10 +79,13 @@ def message_of(response: httpx.Response) -> str:
 
 def checked_key(url: str) -> str | None:
     """The key for an address. Raises ConfigError for one beyond this machine without a key."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
-            f"--engine-url is {printable(url)!r}, and is an address such as "
+            f"--engine-url is {shown_address(url)!r}, and is an address such as "
             "http://127.0.0.1:8000/v1"
         )
     key = key_in(KEY_VARIABLE)

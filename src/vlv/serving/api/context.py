@@ -57,19 +57,22 @@ class Service:
     def admit(self, size: int, key: ApiKey | None) -> Slot:
         """A slot for a request whose body has `size` bytes, before anything is done for it.
 
+        A request that there is no slot for is not counted for its key.
+
         Raises:
             ApiError: 429 or 503, there is none, or the key has sent too many requests.
         """
         if self.engine.info is None:
             self.metrics.refused.labels("not_ready").inc()
             raise _still_loading()
+        self.admission.check(size)
         if key is not None:
             try:
                 self.quotas.take_request(key)
             except ApiError:
                 self.metrics.refused.labels("rate_limit").inc()
                 raise
-        return self.admission.admit(size)
+        return self.admission.admit()
 
     def context(self, request: Request) -> "RequestContext":
         """The context of a request that was admitted."""
@@ -96,40 +99,54 @@ class RequestContext:
 
     async def image(self, url: str, param: str = "image") -> Pixels:
         """The pixels of an image for the encoder."""
-        self._count_image()
-        return await self.slot.within(self.service.images.for_encoder(url, self.info, param))
+        (pixels,) = await self.images([url], param)
+        return pixels
 
     async def images(self, urls: Sequence[str], param: str, answers: int = 1) -> list[Pixels]:
         """The pixels of the images of a request for captions, of which it wants so many answers.
 
         Raises:
-            ApiError: 400, there are too many, and none is decoded; or as `image`.
+            ApiError: 400, there are too many, and none is decoded or counted; or the key has not
+                that many left, or an image is refused.
         """
         check_count(len(urls), answers)
-        return [await self.image(url, param) for url in urls]
+        self._count_images(len(urls))
+        return [await self._decoded(url, param) for url in urls]
 
     async def image_to_verify(self, url: str) -> tuple[Pixels, Pixels]:
         """The pixels of an image, for the encoder and for the diffusion decoder."""
-        self._count_image()
+        self._count_images(1)
         return await self.slot.within(self.service.images.for_verification(url, self.info))
 
-    def _count_image(self) -> None:
-        """Count an image for the key of the request.
+    async def _decoded(self, url: str, param: str) -> Pixels:
+        return await self.slot.within(self.service.images.for_encoder(url, self.info, param))
+
+    def _count_images(self, count: int) -> None:
+        """Count all images of the request for its key, before the first is decoded.
 
         Raises:
-            ApiError: 429, the key has used its images of this day.
+            ApiError: 429, the key has not that many left of this day.
         """
         key: ApiKey | None = getattr(self.request.state, "key", None)
         if key is not None:
-            self.service.quotas.take_image(key)
-            self.service.metrics.key_images.labels(key.name).inc()
+            self.service.quotas.take_images(key, count)
+            self.service.metrics.key_images.labels(key.name).inc(count)
 
-    async def source(self, source: Source, param: str = "image") -> Pixels | Embeddings:
+    async def source(self, source: Source) -> Pixels | Embeddings:
         """The pixels or the embeddings that a request contains."""
+        (one,) = await self.sources(image=source)
+        return one
+
+    async def sources(self, **named: Source) -> list[Pixels | Embeddings]:
+        """The pixels or the embeddings of several sources, by the names of their fields."""
+        self._count_images(sum(one.z is None for one in named.values()))
+        return [await self._read(one, param) for param, one in named.items()]
+
+    async def _read(self, source: Source, param: str) -> Pixels | Embeddings:
         if source.z is not None:
             return source.z.array(self.info)
         assert source.image is not None
-        return await self.image(source.image, param)
+        return await self._decoded(source.image, param)
 
     def tokens_read(self, images: int) -> int:
         """Embeddings that the language model reads for so many images, as clients count tokens."""

@@ -6,7 +6,7 @@ and instructions are ignored. This server stores nothing, so nothing can be cont
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from vlv.serving.api.chat_schemas import StreamOptions, TextFormat
 from vlv.serving.api.generation import Generation, Lenient, Limit, last_images, tokens_of
@@ -84,6 +84,16 @@ class TextSettings(Lenient):
     format: Annotated[TextFormat | SchemaFormat, Field(discriminator="type")] | None = None
 
 
+_NO_IMAGE = 'The input must contain an image, as the part {"type": "input_image", "image_url": ...}'
+
+
+def _is_no_text(value: Any) -> Any:
+    # Of OpenAI's two forms of input, only the list can have an image.
+    if isinstance(value, str):
+        raise ValueError(_NO_IMAGE)
+    return value
+
+
 # JSON schema: some message has an image.
 _IMAGE = {
     "type": "object",
@@ -103,7 +113,9 @@ class ResponsesRequest(Generation, IgnoredFields):
 
     model: str | None = None
     input: Annotated[
-        list[InputMessage | OtherItem], Field(min_length=1, json_schema_extra=_WITH_IMAGE)
+        list[InputMessage | OtherItem],
+        Field(min_length=1, json_schema_extra=_WITH_IMAGE),
+        BeforeValidator(_is_no_text),
     ]
     instructions: str | None = None
     max_output_tokens: Limit | None = None
@@ -124,10 +136,7 @@ class ResponsesRequest(Generation, IgnoredFields):
     @model_validator(mode="after")
     def _has_image(self) -> Self:
         if not any(message.images() for message in self._messages()):
-            raise ValueError(
-                "The input must contain an image, as the part "
-                '{"type": "input_image", "image_url": ...}'
-            )
+            raise ValueError(_NO_IMAGE)
         return self
 
     def _messages(self) -> list[InputMessage]:

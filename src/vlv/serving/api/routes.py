@@ -223,9 +223,10 @@ async def compose(
     """One image generated from the embeddings of two images; `stream` as in reconstruct."""
     context = service.context(request)
     parts = []
-    for name, source, keep in (("a", body.a, body.keep_a), ("b", body.b, body.keep_b)):
+    a, b = await context.sources(a=body.a, b=body.b)
+    for name, source, keep in (("a", a, body.keep_a), ("b", b, body.keep_b)):
         last = name == "b" and body.order == "trailing"
-        part = KeptEmbeddings(await context.source(source, name), keep, last)
+        part = KeptEmbeddings(source, keep, last)
         count = context.embedding_count(part.source)
         if keep > count:
             raise ApiError(

@@ -114,8 +114,8 @@ class Admission:
         """Number of slots in use."""
         return len(self.slots)
 
-    def admit(self, size: int) -> Slot:
-        """A slot for a request whose body has `size` bytes, as far as it is known.
+    def check(self, size: int) -> None:
+        """Refuse a request that there is no slot for. size: bytes of its body, as far as known.
 
         Raises:
             ApiError: 429, all slots are in use or there is no room for the body; 503, the server
@@ -132,6 +132,9 @@ class Admission:
         except ApiError:
             self._metrics.refused.labels("bodies_full").inc()
             raise
+
+    def admit(self) -> Slot:
+        """A slot for a request that `check` has let pass."""
         slot = Slot(self, asyncio.get_running_loop().time() + self.seconds)
         self.slots.add(slot)
         self._metrics.accepted.inc()

@@ -149,24 +149,25 @@ class Quotas:
             )
         self._left[key.name] = (left - 1, now)
 
-    def take_image(self, key: ApiKey) -> None:
-        """Count an image.
+    def take_images(self, key: ApiKey, count: int) -> None:
+        """Count the images of a request, all or none.
 
         Raises:
-            ApiError: 429, the key has used its images of this day.
+            ApiError: 429, the key has fewer left of this day.
         """
         if self._day != self._today():
             self._day, self._images = self._today(), {}
         used = self._images.get(key.name, 0)
-        if key.images_per_day is not None and used >= key.images_per_day:
+        limit = key.images_per_day
+        if limit is not None and used + count > limit:
             raise ApiError(
                 429,
                 "quota_exceeded",
-                f"This key may send {key.images_per_day} images a day; the next day starts at "
-                "midnight UTC.",
+                f"This key may send {limit} images a day, of which {max(0, limit - used)} are "
+                f"left, and this request has {count}; the next day starts at midnight UTC.",
                 retry_seconds=math.ceil(_SECONDS_A_DAY - self._now() % _SECONDS_A_DAY),
             )
-        self._images[key.name] = used + 1
+        self._images[key.name] = used + count
         self._changed = True
 
     def save(self) -> None:

@@ -22,8 +22,9 @@ export class ServerError extends Error {
  * The JSON response of a path: POST with a body, GET without.
  *
  * @param {string} path relative to the page's address
- * @param {{body?: object, signal?: AbortSignal, onWait?: (status: number, seconds: number) => void}} options
- *   onWait is called with each second of a wait for the server, and with 0 at its end
+ * @param {{body?: object, signal?: AbortSignal, onWait?: (error: ServerError, seconds: number) => void}} options
+ *   onWait is called with each second of a wait for the server, which refused with this error, and
+ *   with 0 at its end
  */
 export async function call(path, options = {}) {
   const response = await request(path, options);
@@ -55,7 +56,8 @@ async function request(path, { body, signal, onWait = () => {} }) {
     if (response.status === 401) {
       await askForKey(key);
     } else if ([429, 503].includes(response.status) && seconds > 0 && seconds <= LONGEST_WAIT) {
-      await countdown(seconds, signal, (left) => onWait(response.status, left));
+      const error = await errorOf(response);
+      await countdown(seconds, signal, (left) => onWait(error, left));
     } else {
       throw await errorOf(response);
     }
@@ -86,6 +88,7 @@ async function errorOf(response) {
 
 async function countdown(seconds, signal, onTick) {
   for (let left = Math.ceil(seconds); left > 0; left--) {
+    signal?.throwIfAborted();
     onTick(left);
     await pause(1000, signal);
   }

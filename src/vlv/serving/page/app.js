@@ -34,8 +34,11 @@ function startTabs() {
   for (const tab of tabs) {
     tab.addEventListener("click", () => selectTab(tab.id.replace("tab-", "")));
     tab.addEventListener("keydown", (event) => {
-      if (!["ArrowLeft", "ArrowRight"].includes(event.key)) return;
-      selectTab(selectedTab() === "caption" ? "compose" : "caption", true);
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!step) return;
+      const shown = tabs.filter((one) => !one.hidden);
+      const next = shown.at((shown.indexOf(tab) + step) % shown.length);
+      selectTab(next.id.replace("tab-", ""), true);
     });
   }
   selectTab("caption");
@@ -83,9 +86,16 @@ async function start(context) {
   document.body.classList.add("ready");
 }
 
+// What is seen: work in the other tab goes on, and a dialog has the key for itself.
+function cancelByEscape() {
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+    const buttons = [...document.querySelectorAll(".cancel")];
+    buttons.find((button) => button.getClientRects().length > 0)?.click();
+  });
+}
+
 startTabs();
 acceptDroppedAndPasted();
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") document.querySelector(".cancel:not([hidden])")?.click();
-});
+cancelByEscape();
 new Job(panels[0]).run(start);

@@ -1,6 +1,7 @@
 // The Caption tab: a picture, its caption as it is written, and the two pictures generated from it.
 
 import { call, events } from "./api.js";
+import { copyText } from "./clipboard.js";
 import { safetensors } from "./embeddings.js";
 import { clear, draw, imageInput, setBusy, show, stopBusy } from "./figure.js";
 import { Job } from "./job.js";
@@ -166,8 +167,8 @@ function showDrawn() {
 }
 
 async function copyCaption() {
-  await navigator.clipboard.writeText(result.caption);
-  find("[role=status]").textContent = "Caption copied.";
+  const copied = await copyText(result.caption);
+  find("[role=status]").textContent = copied ? "Caption copied." : "This browser copies nothing here. Select the caption and copy it by hand.";
 }
 
 function saveEmbeddings() {

@@ -26,13 +26,20 @@ export async function start(open) {
   });
   await list(open);
   return async (entry) => {
-    const { cover, ...rest } = entry;
-    const thumbnail = await downscaled(cover, THUMBNAIL_SIDE);
-    if (!thumbnail) return;
-    await result(store("readwrite").add({ ...rest, thumbnail }));
-    await prune();
-    await list(open);
+    try {
+      await add(entry);
+      await list(open);
+    } catch {
+      // The browser has no room for it. The result itself is on the page.
+    }
   };
+}
+
+async function add({ cover, ...rest }) {
+  const thumbnail = await downscaled(cover, THUMBNAIL_SIDE);
+  if (!thumbnail) return;
+  await result(store("readwrite").add({ ...rest, thumbnail }));
+  await prune();
 }
 
 async function prune() {

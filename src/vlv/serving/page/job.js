@@ -30,7 +30,7 @@ export class Job {
     const context = {
       signal: controller.signal,
       say: (text) => current() && this.#enter(text),
-      onWait: (status, seconds) => current() && this.#wait(status, seconds),
+      onWait: (error, seconds) => current() && this.#wait(error, seconds),
     };
     this.#work = work;
     this.#showError(null);
@@ -80,8 +80,8 @@ export class Job {
   }
 
   // Screen readers announce it once; the countdown is visual only.
-  #wait(status, seconds) {
-    const text = seconds ? waitMessage(status) : this.#phase;
+  #wait(error, seconds) {
+    const text = seconds ? waitMessage(error) : this.#phase;
     if (this.panel.querySelector("[role=status]").textContent !== text) this.#say(text);
     this.#countdown(seconds ? `Trying again in ${seconds} s.` : "");
   }

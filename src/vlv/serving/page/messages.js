@@ -51,8 +51,10 @@ export function errorMessage(error) {
   return PROXY_ERRORS[error.status] ?? `Something between this page and the server refused (HTTP ${error.status}). Try again.`;
 }
 
-/** A message about a wait. */
-export function waitMessage(status) {
+/** A message about a wait for what the server refused with this error. */
+export function waitMessage({ code, status }) {
+  if (code === "rate_limit_exceeded") return "This key has sent too many requests in a minute.";
+  if (code === "quota_exceeded") return "This key has sent its images of this day.";
   return status === 429 ? "The server's queue is full." : "The server is not ready yet.";
 }
 

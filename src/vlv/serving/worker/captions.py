@@ -17,8 +17,15 @@ from vlv.inference.engines.sampling import Sampling
 from vlv.inference.postprocess import Cleaning
 from vlv.models.caption_decoder import text_of
 from vlv.models.outputs import Caption
+from vlv.serving.telemetry import log
 from vlv.serving.worker.jobs import CaptionJob, CaptionResult, Done, Event, Failed, Tokens
 from vlv.serving.worker.stop_texts import StopTexts
+
+# For clients: what an engine says may name machines of the operator. The log has that.
+_FAILED = "The language model's server failed on this request."
+_REFUSED = (
+    "The language model's server does not take the settings of this request; the log says why."
+)
 
 
 class CaptionsInProgress:
@@ -36,21 +43,29 @@ class CaptionsInProgress:
         return len(self._captions)
 
     def start(self, id: int, job: CaptionJob, c: Tensor, in_distribution: bool | None) -> None:
-        """Start a caption of c (Q,d_T), after the tokens that were reported before."""
+        """Start a caption of c (Q,d_T), after the tokens that were reported before.
+
+        A limit of tokens that the engine has no room for means as many as there is room for.
+        """
         text = TextStreamer(self._prompts.tokenizer, job.stop)
         text.next(job.written, finished=False)
+        e = self._prompts.embed(c[None])[0]
+        most = self._most_tokens(job.max_new_tokens, len(e))
         sampling = Sampling(
-            max_new_tokens=job.max_new_tokens,
-            min_new_tokens=job.min_new_tokens,
+            max_new_tokens=most,
+            min_new_tokens=min(most, job.min_new_tokens),
             temperature=job.temperature,
             top_p=job.top_p,
             seed=job.seed,
             rules=job.rules,
         )
         try:
-            self._engine.add(id, self._prompts.embed(c[None])[0], sampling, job.written)
+            self._engine.add(id, e, sampling, job.written)
         except ConfigError as error:
             self._report(Failed(id, 400, "bad_request", str(error)))
+            return
+        except ValueError as error:
+            self._refuse(id, str(error))
             return
         caption = _CaptionInProgress(list(job.written), text, job.stream, in_distribution)
         self._captions[id] = caption
@@ -61,16 +76,30 @@ class CaptionsInProgress:
         """Write the next tokens, and report streamed ones and finished captions."""
         if self._captions:
             for event in self._engine.step():
-                if isinstance(event, RequestFailed):
-                    del self._captions[event.key]
-                    self._report(Failed(event.key, 500, "engine_failed", event.message))
-                else:
+                if not isinstance(event, RequestFailed):
                     self._record(event)
+                    continue
+                del self._captions[event.key]
+                if event.refused:
+                    self._refuse(event.key, event.message)
+                else:
+                    log("engine failed", error=event.message)
+                    self._report(Failed(event.key, 500, "engine_failed", _FAILED))
 
     def cancel(self, id: int) -> None:
         """Forget a caption, if it is in progress."""
         if self._captions.pop(id, None) is not None:
             self._engine.cancel(id)
+
+    def _most_tokens(self, asked: int, prompt: int) -> int:
+        positions = self._engine.positions
+        if positions is None or positions <= prompt:  # the engine says so
+            return asked
+        return min(asked, positions - prompt)
+
+    def _refuse(self, id: int, reason: str) -> None:
+        log("engine refused", error=reason)
+        self._report(Failed(id, 400, "bad_request", _REFUSED))
 
     def _record(self, event: NewTokens) -> None:
         id, finished = event.key, event.finish is not None

@@ -196,10 +196,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """The worker process is alive; `steps` grows while it is `busy` and makes progress."""
+    """The worker process is alive; `steps` grows while it is `busy` and makes progress.
+
+    `failing`: captions fail, because what runs the language model does; other work goes on.
+    """
 
     steps: int
     busy: bool
+    failing: bool = False
 
 
 Event = Ready | CannotStart | Heartbeat | Started | Tokens | Step | Done | Failed

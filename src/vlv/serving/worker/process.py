@@ -10,7 +10,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from vlv.errors import EngineStopped, VLVError
+from vlv.errors import EngineError, VLVError
 from vlv.serving.settings import WorkerSettings
 from vlv.serving.telemetry import log, log_as_json
 from vlv.serving.worker.jobs import CannotStart, Event, ModelInfo, Ready
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 
 def run_worker(settings: WorkerSettings, pipe: Connection) -> None:
-    """Do jobs until the other end of the pipe closes."""
-    # The server ends this process by closing the pipe, once the accepted work is done.
+    """Do jobs until None comes, or the other end of the pipe closes."""
+    # The server ends this process by the pipe, once the accepted work is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    log_as_json()
     lock = threading.Lock()
 
     def report(event: Event) -> None:
@@ -34,8 +35,7 @@ def run_worker(settings: WorkerSettings, pipe: Connection) -> None:
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             _run(settings, pipe, report, HeartbeatSender(report))
-        except EngineStopped as error:
-            log_as_json()
+        except EngineError as error:
             log("engine stopped", error=str(error))
 
 
@@ -62,20 +62,25 @@ def _run(
             work=Work((*choice.boxes_here, "decoder"), settings.max_batch, 1, searches=False),
         )
         info = _load_components(model, settings.name, choice.elsewhere)
-        engine, prompts = choice.open(model)
+        engine, prompts = choice.open(model, gives_up=False)
     except VLVError as error:
         report(CannotStart(str(error)))
         return
     scheduler = Scheduler(model, report, settings.max_batch, settings.max_pictures, engine, prompts)
     for layer in layers(model):
         layer.register_forward_pre_hook(lambda *_: heartbeats.step())
+    if engine is not None:
+        heartbeats.failing = lambda: engine.failing
     report(Ready(info))
     # An engine's own processes would keep this one from ending.
     with closed_after(engine):
         while True:
             while scheduler.idle or pipe.poll():
                 heartbeats.busy = not scheduler.idle
-                scheduler.handle(pipe.recv())
+                command = pipe.recv()
+                if command is None:
+                    return
+                scheduler.handle(command)
             heartbeats.busy = True
             scheduler.step()
             heartbeats.step()

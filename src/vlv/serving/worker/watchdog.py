@@ -64,12 +64,14 @@ class Watchdog:
 class HeartbeatSender:
     """In the worker: sends heartbeats from a thread until `report` fails.
 
-    `busy` is false while a model is loaded.
+    `busy` is false while a model is loaded. `failing` says whether the engine of the language model
+    fails.
     """
 
     def __init__(self, report: Callable[[Heartbeat], None]) -> None:
         self.steps = 0
         self.busy = False
+        self.failing: Callable[[], bool] = lambda: False
         self._report = report
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -81,4 +83,4 @@ class HeartbeatSender:
         pause = threading.Event()
         with suppress(OSError):  # the other end of the pipe is closed: the worker ends too
             while not pause.wait(INTERVAL_SECONDS):
-                self._report(Heartbeat(self.steps, self.busy))
+                self._report(Heartbeat(self.steps, self.busy, self.failing()))
