@@ -238,7 +238,7 @@ def test_it_needs_the_denoising_loss_and_something_that_learns_to_see(workshop: 
         assert "distillation_loss" not in plain.objective.eval().validate()
 
 
-def test_captions_that_the_text_encoder_cuts_are_told(
+def test_captions_that_the_text_encoder_cuts_are_reported(
     workshop: Workshop, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from PIL import Image
