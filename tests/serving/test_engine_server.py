@@ -53,5 +53,5 @@ def test_a_server_of_the_language_model_that_fails(serve: Callable[..., Server])
     assert "answers 400 (CUDA error on gpu7.internal)" in log
     assert "answers 401 (CUDA error on gpu7.internal)" in log
     assert "secret" not in log
-    for answer in (refused.text, failed.text):
-        assert "gpu7" not in answer and "127.0.0.1" not in answer
+    for body in (refused.text, failed.text):
+        assert "gpu7" not in body and "127.0.0.1" not in body
