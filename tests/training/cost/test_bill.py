@@ -85,7 +85,9 @@ def test_operations_are_those_of_a_real_step_part_by_part(real: Stage, work: Wor
     }
     present = {part for part, path in CALLED.items() if path in counted}
     assert present == set(work.sample) - {"encoder"}
-    for part in present:
+    # Captions enter the tower by another method, whose work the library counts for no module.
+    by_name = present - {"text tower"} if "prompt_ids" in samples(real) else present
+    for part in by_name:
         assert work.sample[part].forward * BATCH == counted[CALLED[part]], part
     parts = work.sample.values()
     assert sum(part.forward for part in parts) * BATCH == forward.get_total_flops()
