@@ -131,9 +131,9 @@ def test_a_server_that_fails_cuts_and_is_slow_costs_no_sample(
 
 def test_a_job_on_another_url_shows_no_key(tmp_path: Path) -> None:
     jobs = [Job(f"https://h/{number}.tar?sig=SECRET", tmp_path, "jsonl") for number in (0, 1)]
-    old, new = ({"version": 2, "settings": job.settings()} for job in jobs)
+    old, new = ({"version": 2, "settings": job.settings(), "weights": "a"} for job in jobs)
     with pytest.raises(ConfigError, match=r"source 'https://h/1\.tar' instead of") as raised:
-        _check_same(jobs[1], old, new)
+        _check_same(jobs[1], tmp_path, old, new)
     assert "SECRET" not in str(raised.value)
 
 
