@@ -89,13 +89,18 @@ def test_a_model_may_be_moved(workshop: Workshop, models: Path, tmp_path: Path) 
         workshop.run("stage2", **other, caption_decoder=str(tmp_path / "moved" / "s2"))
 
 
-def test_a_run_does_not_go_on_with_other_captions(workshop: Workshop, tmp_path: Path) -> None:
+def captioned_run(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """Images with caption files, and the fields of a run on them."""
     folder = write_images(tmp_path / "set", "folder")
-    fields: dict[str, Any] = {
+    return folder, {
         "data": {"set": str(folder), "index_folder": str(tmp_path / "indexes")},
         "validation_count": 4,
         "output_dir": str(tmp_path / "run"),
     }
+
+
+def test_a_run_does_not_go_on_with_other_captions(workshop: Workshop, tmp_path: Path) -> None:
+    folder, fields = captioned_run(tmp_path)
     workshop.run("stage2", **fields, **ONE_STEP)
     fields["data"]["set"] = str(folder.rename(tmp_path / "moved"))
     workshop.run("stage2", **fields)
@@ -111,14 +116,8 @@ def test_a_run_does_not_go_on_with_other_captions(workshop: Workshop, tmp_path: 
 
 
 def test_stage_1_goes_on_whatever_the_captions(workshop: Workshop, tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "set", "folder")
-    fields: dict[str, Any] = {
-        "data": {"set": str(folder), "index_folder": str(tmp_path / "indexes")},
-        "validation_count": 4,
-        "output_dir": str(tmp_path / "run"),
-        "decoder": None,
-        "initial_model": str(workshop.root / "s1" / "final"),
-    }
+    folder, fields = captioned_run(tmp_path)
+    fields |= {"decoder": None, "initial_model": str(workshop.root / "s1" / "final")}
     workshop.run("stage1", **fields, **ONE_STEP)
     (folder / "00000.txt").write_text("Another caption.")
     workshop.run("stage1", **fields)

@@ -36,7 +36,7 @@ from vlv.training.checkpoint_files import (
 )
 from vlv.training.old_names import current_parameters
 from vlv.training.processes import Processes
-from vlv.training.run_folder import writing
+from vlv.training.run_folder import reason_of, writing
 
 # DCP says at each checkpoint of one process that it is of one process.
 warnings.filterwarnings("ignore", "torch.distributed is disabled")
@@ -178,10 +178,9 @@ def reading(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise TrainingError(
-            f"{folder} cannot be read ({reason}); repair the disk, or remove it to resume from an "
-            "earlier checkpoint"
+            f"{folder} cannot be read ({reason_of(error)}); repair the disk, or remove it to resume "
+            "from an earlier checkpoint"
         ) from error
 
 

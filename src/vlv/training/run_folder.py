@@ -29,12 +29,16 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise TrainingError(
-            f"{path} cannot be written ({reason}); free some space or repair the disk, and start "
-            "the same command again: with resume_from_checkpoint=latest, the default, it goes on "
-            "from the last checkpoint"
+            f"{path} cannot be written ({reason_of(error)}); free some space or repair the disk, and "
+            "start the same command again: with resume_from_checkpoint=latest, the default, it goes "
+            "on from the last checkpoint"
         ) from error
+
+
+def reason_of(error: OSError | SafetensorError) -> str:
+    """What is wrong, in a few words."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""Distillation from captions: under z the frozen decoder shall predict what it predicts under the
-caption, on its own guesses of the picture.
+"""Distillation from captions: z learns to make the frozen decoder predict what it predicts under
+the caption, on its own guesses of the picture.
 
 The denoising loss adds noise to the latents of the true picture. At low noise these show every
 shape, so that z need not tell it. When the decoder draws, they are its own work, and a cube may

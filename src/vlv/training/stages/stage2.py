@@ -62,8 +62,8 @@ class Stage2Config(EncoderStageConfig):
     counts only where something of the encoder or the vision tower trains. A caption of more than
     `max_tokens` tokens, its end among them, is cut.
 
-    `distillation_weight` is that of distillation from captions, beside the denoising loss: under z
-    the decoder learns to go on with its own guesses as it does under the picture's caption (see
+    `distillation_weight` is that of distillation from captions, beside the denoising loss: z learns
+    to make the frozen decoder continue its own guesses as it does under the picture's caption (see
     `vlv.training.objectives.distillation`). The text encoder cuts captions that it cannot read
     whole.
 
