@@ -179,8 +179,8 @@ def reading(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise TrainingError(
-            f"{folder} cannot be read ({reason_of(error)}); repair the disk, or remove it to resume "
-            "from an earlier checkpoint"
+            f"{folder} cannot be read ({reason_of(error)}); repair the disk, or remove it to "
+            "resume from an earlier checkpoint"
         ) from error
 
 

@@ -30,9 +30,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise TrainingError(
-            f"{path} cannot be written ({reason_of(error)}); free some space or repair the disk, and "
-            "start the same command again: with resume_from_checkpoint=latest, the default, it goes "
-            "on from the last checkpoint"
+            f"{path} cannot be written ({reason_of(error)}); free some space or repair the disk, "
+            "and start the same command again: with resume_from_checkpoint=latest, the default, it "
+            "goes on from the last checkpoint"
         ) from error
 
 
