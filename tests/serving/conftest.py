@@ -84,7 +84,7 @@ def start(
         assert process.poll() is None, log.read_text()
         try:
             return server.client.get("/ready").status_code == 200
-        except httpx.ConnectError:
+        except httpx.TransportError:  # nothing listens yet, or it has just ended
             return False
 
     until(ready, START_SECONDS)
