@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from tests.training.conftest import Workshop
 
+from vlv.checkpoints.boxes import load_caption_decoder
 from vlv.checkpoints.components import load_network
 from vlv.checkpoints.hub import EMBEDDED
 from vlv.errors import ConfigError, TrainingError
@@ -36,6 +37,13 @@ def preset(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "vae-decoder": {"decoder_of": str(workshop.root / "vae" / "final" / "vae")},
         "stage1": {},
         "stage2": {"stage1": str(tmp_path / "stage1" / "final")},
+        "captions": {
+            "stage1": str(tmp_path / "stage2" / "final"),
+            "language_model": None,
+            "caption_decoder": str(tmp_path / "stage2" / "final" / "caption_decoder"),
+            "trainable": ["psi", "language_model"],
+            "denoising_weight": 0,
+        },
     }
     paths = {name: workshop.config(name) for name in DONE}
     for name, own in changes.items():
@@ -80,7 +88,7 @@ def test_stages_run_in_order_and_what_is_done_is_skipped(
     workshop: Workshop, preset: str, built: list[str], tmp_path: Path
 ) -> None:
     target = reproduction.reproduce(preset)
-    assert built == ["inspector", "vae-decoder", "stage1", "stage2"]
+    assert built == ["inspector", "vae-decoder", "stage1", "stage2", "captions"]
     assert target == tmp_path / "model"
 
     model = VLV.from_pretrained(target / "mini")
@@ -94,6 +102,12 @@ def test_stages_run_in_order_and_what_is_done_is_skipped(
         "stage1",
         "stage2",
     }
+    last = model.provenance["stages"]["stage2"]
+    assert last["config"]["trainable"] == ["psi", "language_model"]
+    assert last["before"]["config"]["stage1"] == str(tmp_path / "stage1" / "final")
+    written = load_caption_decoder(tmp_path / "captions" / "final" / "caption_decoder")
+    for name, value in model.caption_decoder.state_dict().items():
+        assert torch.equal(value, written.state_dict()[name].half().float()), name
     longest = load_network(AutoencoderKL, tmp_path / "vae-decoder" / "final" / "vae")
     first = load_network(AutoencoderKL, workshop.root / "vae" / "final" / "vae")
     for name, value in model.decoder.vae.state_dict().items():
@@ -122,9 +136,10 @@ def test_stages_run_in_order_and_what_is_done_is_skipped(
     built.clear()
     stage2 = reproduction.configs_folder() / preset / "stage2.yaml"
     change(stage2, max_train_steps=3)
-    reproduction.reproduce(preset)
-    assert built == ["stage2"]  # goes on to the longer end
-    # An earlier stage that is run again makes the later ones old.
+    # It goes on to the longer end. An earlier stage that is run again makes the later ones old.
+    with pytest.raises(ConfigError, match=r"captions.final was made from other weights .* remove"):
+        reproduction.reproduce(preset)
+    assert built == ["stage2"]
     built.clear()
     change(stage2.with_name("stage1.yaml"), seed=5)
     shutil.rmtree(tmp_path / "stage1")
@@ -154,7 +169,7 @@ def test_presets_train_on_what_their_own_earlier_stages_wrote() -> None:
             if name in reproduction.OPTIONAL and not path.is_file():
                 continue
             config = read_yaml(path)
-            for key in ("vae", "decoder_of", "decoder", "stage1", "language_model"):
+            for key in ("vae", "decoder_of", "decoder", "stage1", "language_model", "caption_decoder"):
                 if key in config and config[key] not in EMBEDDED:
                     assert any(config[key].startswith(final) for final in written), (path, key)
             written.append(f"{config['output_dir']}/final")

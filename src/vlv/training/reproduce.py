@@ -48,8 +48,9 @@ ORDER = {
     "language-model": "language-model",
     "stage1": "stage1",
     "stage2": "stage2",
+    "captions": "stage2",  # stage 2 goes on, with the encoder frozen
 }
-OPTIONAL = {"vae", "inspector", "vae-decoder", "language-model"}
+OPTIONAL = {"vae", "inspector", "vae-decoder", "language-model", "captions"}
 # Of the training scenes, those that the OOD detector is fitted on.
 IN_DISTRIBUTION_SCENES = 8192
 # In the folder of the assembled model: the records of the runs that it was made of. It is written
@@ -177,11 +178,14 @@ def assemble(finals: dict[str, Path], runs: dict[str, dict[str, Any]], target: P
     """Write target/mini, target/mini-stage1 (its encoder only) and, where one was trained,
     target/inspector. finals: what each stage wrote; runs: their records.
     """
-    model = load_model(finals["stage2"])
+    last = "captions" if "captions" in finals else "stage2"
+    model = load_model(finals[last])
     if "vae-decoder" in finals:
         # The same latents, drawn by the decoder that was trained longest.
         model.decoder.vae = load_network(AutoencoderKL, finals["vae-decoder"] / "vae")
-    model.manifest.provenance.update(provenance(runs))
+    # The record of a run names the runs before it that it goes on from.
+    stages = {name: run for name, run in runs.items() if name != last} | {"stage2": runs[last]}
+    model.manifest.provenance.update(provenance(stages))
     save_model(model, target / "mini", dtype=torch.float16)
     _add_ood_detector(target / "mini", runs["stage2"]["config"]["data"])
     _add_verifier(target / "mini")
