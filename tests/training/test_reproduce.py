@@ -23,6 +23,8 @@ from vlv.training.stage import Stage
 from vlv.verification.fitting import REFERENCES
 from vlv.world.inspector import Inspector
 
+# Fields that name what an earlier stage wrote.
+INPUTS = ("vae", "decoder_of", "decoder", "stage1", "language_model", "caption_decoder")
 # The workshop has run these three already.
 DONE = ("vae", "text-to-image", "language-model")
 
@@ -169,7 +171,14 @@ def test_presets_train_on_what_their_own_earlier_stages_wrote() -> None:
             if name in reproduction.OPTIONAL and not path.is_file():
                 continue
             config = read_yaml(path)
-            for key in ("vae", "decoder_of", "decoder", "stage1", "language_model", "caption_decoder"):
+            for key in (
+                "vae",
+                "decoder_of",
+                "decoder",
+                "stage1",
+                "language_model",
+                "caption_decoder",
+            ):
                 if key in config and config[key] not in EMBEDDED:
                     assert any(config[key].startswith(final) for final in written), (path, key)
             written.append(f"{config['output_dir']}/final")

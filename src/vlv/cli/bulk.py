@@ -151,7 +151,7 @@ def bulk(
     exit code is then 1.
     """
     from vlv.inference.batching import batch_size as parsed_batch_size
-    from vlv.inference.bulk.plan import kind_of
+    from vlv.inference.bulk.layout import kind_of
     from vlv.inference.caption_files import Sidecars
 
     size = parsed_batch_size(batch_size)

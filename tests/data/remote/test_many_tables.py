@@ -13,7 +13,8 @@ from vlv.data.image_sets import open_image_set
 from vlv.data.items import count_items, origins
 from vlv.data.sets import write_set
 from vlv.data.world_sets import world_samples
-from vlv.inference.bulk.plan import Layout, read_plan, write_plan
+from vlv.inference.bulk.layout import Layout
+from vlv.inference.bulk.plan import read_plan, write_plan
 
 COUNT = 12
 DAMAGED = 5

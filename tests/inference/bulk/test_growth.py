@@ -26,9 +26,10 @@ from vlv.data.sets import read_set
 from vlv.data.world_sets import world_samples
 from vlv.errors import CheckpointError, ConfigError
 from vlv.inference.bulk.captioning import ShardCaptioner
+from vlv.inference.bulk.image_names import SHARED
 from vlv.inference.bulk.job import Format, Job
 from vlv.inference.bulk.opening import opened
-from vlv.inference.bulk.plan import SHARED, read_plan
+from vlv.inference.bulk.plan import read_plan
 from vlv.inference.bulk.running import run
 from vlv.inference.bulk.tasks import Task
 from vlv.inference.captioning import CaptionSettings

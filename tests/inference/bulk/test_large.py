@@ -15,8 +15,9 @@ from vlv.data.walking import walk
 from vlv.errors import DatasetError
 from vlv.inference.bulk.captioning import ShardCaptioner
 from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.layout import Layout
 from vlv.inference.bulk.opening import opened
-from vlv.inference.bulk.plan import Layout, Shard, read_plan, write_plan
+from vlv.inference.bulk.plan import Shard, read_plan, write_plan
 from vlv.inference.bulk.reading import read_shard
 from vlv.inference.bulk.tasks import Task
 from vlv.inference.captioning import CaptionSettings

@@ -22,6 +22,7 @@ from vlv.data.samples import Sample
 from vlv.inference.batching import FIRST_SIZE, Batches
 from vlv.inference.bulk.changes import hash_as_seen, seen
 from vlv.inference.bulk.decoding import ImageDecoder, Pixels, refusal_line
+from vlv.inference.bulk.image_names import KEPT, SHARED
 from vlv.inference.bulk.job import SCRATCH, Job
 from vlv.inference.bulk.output import (
     OK,
@@ -34,7 +35,7 @@ from vlv.inference.bulk.output import (
     target_name,
     was_changed,
 )
-from vlv.inference.bulk.plan import KEPT, SHARED, Shard, freed_names
+from vlv.inference.bulk.plan import Shard, freed_names
 from vlv.inference.bulk.reading import read_shard
 from vlv.inference.bulk.tasks import Task
 from vlv.inference.caption_files import holds_text

@@ -28,7 +28,7 @@ from vlv.data.ray_cluster import check_no_number
 from vlv.data.remote.locations import local_path, url_of
 from vlv.errors import ConfigError
 from vlv.inference.batching import BatchSize
-from vlv.inference.bulk.plan import Kind, kind_of
+from vlv.inference.bulk.layout import Kind, kind_of
 from vlv.inference.captioning import CaptionSettings
 from vlv.inference.engine_choice import EngineChoice
 

@@ -17,21 +17,11 @@ from vlv.checkpoints.hub import resolve
 from vlv.data.remote.locations import shown_name, url_of
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file, exclusive_lock, sha256_of, write_text
+from vlv.inference.bulk.image_names import KEPT, SHARED
 from vlv.inference.bulk.job import BESIDE, FOLDER, RECORD, SCRATCH, Job
+from vlv.inference.bulk.layout import Kind, Layout, load_dataset
 from vlv.inference.bulk.output import is_whole, mark_of, records
-from vlv.inference.bulk.plan import (
-    FREED_NAMES,
-    GONE_NAMES,
-    KEPT,
-    NAMES,
-    PLAN,
-    SHARED,
-    Kind,
-    Layout,
-    extend_plan,
-    load_dataset,
-    write_plan,
-)
+from vlv.inference.bulk.plan import FREED_NAMES, GONE_NAMES, NAMES, PLAN, extend_plan, write_plan
 from vlv.inference.caption_files import Sidecars, holds_text
 from vlv.inference.written import FolderRecords, Replace, may_replace
 from vlv.text import read_json

@@ -21,8 +21,9 @@ from vlv.data.tables import TableWriter
 from vlv.errors import DatasetError
 from vlv.files import atomic_file, sha256_of, sync, write_text
 from vlv.inference.bulk.changes import is_as_seen, seen
+from vlv.inference.bulk.image_names import KEPT
 from vlv.inference.bulk.job import Job
-from vlv.inference.bulk.plan import KEPT, Shard
+from vlv.inference.bulk.plan import Shard
 from vlv.inference.caption_files import Sidecars, holds_text
 from vlv.inference.written import FolderRecords, Replace, Written, may_replace, text_of
 from vlv.text import as_text, printable

@@ -21,8 +21,10 @@ from vlv.data.remote.samples import fetched_rows, fetched_shard
 from vlv.data.samples import Sample
 from vlv.data.tables import columns_of
 from vlv.errors import ImageError
+from vlv.inference.bulk.image_names import KEPT
+from vlv.inference.bulk.layout import Kind, load_dataset
 from vlv.inference.bulk.output import GONE
-from vlv.inference.bulk.plan import KEPT, NAMES, Kind, Shard, freed_names, load_dataset
+from vlv.inference.bulk.plan import NAMES, Shard, freed_names
 from vlv.inference.records import ImageInput, Refused
 from vlv.text import printable
 

@@ -16,6 +16,7 @@ from typing import Self, TextIO
 from vlv.data.folder import METADATA, metadata_lines
 from vlv.errors import DatasetError
 from vlv.files import atomic_file, sha256_of, write_text
+from vlv.inference.bulk.image_names import KEPT
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.output import (
     GONE,
@@ -33,7 +34,7 @@ from vlv.inference.bulk.output import (
     target_name,
     unmark,
 )
-from vlv.inference.bulk.plan import KEPT, gone_names, read_plan
+from vlv.inference.bulk.plan import gone_names, read_plan
 from vlv.inference.caption_lists.metadata import captions_of_line
 from vlv.inference.written import (
     ChangedMeanwhileError,

@@ -7,6 +7,7 @@ from functools import partial
 
 from vlv.data.remote.locations import url_of
 from vlv.inference.bulk.changes import is_as_seen, seen
+from vlv.inference.bulk.image_names import SHARED
 from vlv.inference.bulk.job import Job, Workers
 from vlv.inference.bulk.opening import opened
 from vlv.inference.bulk.output import (
@@ -20,7 +21,7 @@ from vlv.inference.bulk.output import (
     records,
     was_changed,
 )
-from vlv.inference.bulk.plan import SHARED, Shard, freed_names, read_plan
+from vlv.inference.bulk.plan import Shard, freed_names, read_plan
 from vlv.inference.bulk.report import Report, close, edited_metadata
 from vlv.inference.bulk.supervisor import Supervisor
 from vlv.inference.bulk.tasks import Task
