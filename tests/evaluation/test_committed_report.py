@@ -133,6 +133,38 @@ class TestRenderOnly:
                 return False
         return True
 
+    def test_other_tables_are_taken_as_they_are_and_named_if_of_other_weights(
+        self, preset: Path, output: Path, vlv: Callable[..., Any]
+    ) -> None:
+        """With `--tables`; the one that is named was measured already."""
+        command = ["reproduce", "--preset", preset, "--output", output, "--tables"]
+        queries = output / "results" / "queries.json"
+        data = json.loads(queries.read_text(encoding="utf-8"))
+        data["provenance"][MEASURED]["weights"]["model"] = "0123456789abcdef"
+        queries.write_text(json.dumps(data), encoding="utf-8")
+        before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+        ran = vlv(*command, "vqa, mini")
+        assert ran.code == 0, ran.err
+        assert {path: path.read_bytes() for path in before} == before
+        page, markdown = check_pages(output)
+        assert "not of the same model: queries (0123456789ab).**" in markdown
+        assert "not of the same model: queries (0123456789ab)." in page
+
+        queries.unlink()
+        assert vlv(*command, "vqa").code == 0
+        _, markdown = check_pages(output)
+        assert "not of the same model" not in markdown and "\n## queries" not in markdown
+        assert "\n## mini" in markdown
+
+        for wrong, said in (
+            (["vqua"], "the preset three has no table 'vqua'; its tables are mini, vqa, queries"),
+            (["vqa", "--render-only"], "--render-only measures no table"),
+        ):
+            ran = vlv(*command, *wrong)
+            assert (ran.code, said in ran.err) == (2, True), ran.err
+        ran = vlv("reproduce", "--preset", "mini", "--tables", "vqa")
+        assert (ran.code, "--tables works for reports only" in ran.err) == (2, True)
+
     def test_what_is_missing_or_damaged_is_one_sentence(
         self, preset: Path, output: Path, vlv: Callable[..., Any]
     ) -> None:

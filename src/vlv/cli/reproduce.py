@@ -21,6 +21,14 @@ def reproduce(
         Path | None,
         typer.Option("--output", "-o", help="The folder of the report.", show_default="vlv-report"),
     ] = None,
+    tables: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure these tables of a report only, such as mini,fid. The others are taken "
+            "as they are in OUTPUT, and left out if they are not there.",
+            show_default="all",
+        ),
+    ] = None,
     render_only: Annotated[
         bool,
         typer.Option(
@@ -44,7 +52,10 @@ def reproduce(
     folder = preset_folder(preset)
     show_progress()
     if folder is not None:
-        _report(folder, output or Path("vlv-report"), render_only)
+        if tables is not None and render_only:
+            raise ConfigError("--render-only measures no table; leave out --tables")
+        names = None if tables is None else [name.strip() for name in tables.split(",")]
+        _report(folder, output or Path("vlv-report"), names, render_only)
         return
     if preset not in TRAINING:
         raise ConfigError(
@@ -55,6 +66,8 @@ def reproduce(
         raise ConfigError(
             f"--output works for reports only; the configs of {preset} name their folders"
         )
+    if tables is not None:
+        raise ConfigError(f"--tables works for reports only; {preset} trains")
     if render_only:
         raise ConfigError(f"--render-only works for reports only; {preset} trains")
 
@@ -63,12 +76,15 @@ def reproduce(
     typer.echo(str(train_all(preset)))
 
 
-def _report(folder: Path, output: Path, render_only: bool) -> None:
+def _report(folder: Path, output: Path, tables: list[str] | None, render_only: bool) -> None:
     from vlv.cli.common import progress
     from vlv.evaluation.report.pages import write_report
     from vlv.evaluation.reproduction import kept_report, reproduce
 
-    report = kept_report(folder, output) if render_only else reproduce(folder, output, progress)
+    if render_only:
+        report = kept_report(folder, output)
+    else:
+        report = reproduce(folder, output, progress, tables)
     for page in write_report(report, output):
         typer.echo(str(page))
     for failure in report.failures:

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,24 +117,55 @@ def read_preset(folder: Path) -> dict[str, TableConfig]:
     return configs
 
 
-def reproduce(folder: Path, output: Path, progress: Progress = silent) -> Report:
+def reproduce(
+    folder: Path,
+    output: Path,
+    progress: Progress = silent,
+    tables: Collection[str] | None = None,
+) -> Report:
     """Measure what is not measured yet in `output`/results; a failed table loses no other.
 
+    tables: names of those to measure. The others of the preset are in the report if `output` holds
+    them, whatever they were measured with.
+
     Raises:
-        ConfigError: as `read_preset`.
+        ConfigError: as `read_preset`; or the preset has no such table, or the result of another
+            table is damaged.
     """
     configs = read_preset(folder)
+    wanted = _wanted(tables, configs, folder)
+    others = {
+        name: _reported(path)
+        for name in configs.keys() - wanted
+        if (path := _result_file(output, name)).is_file()
+    }
     for name in (RESULTS, Path(SCENES).parent):
         (output / name).mkdir(parents=True, exist_ok=True)
     failures: list[Failure] = []
     results = [
         result
         for name, config in configs.items()
-        if (result := _tried(name, failures, _measured, name, config, output, progress))
+        if (
+            result := _tried(name, failures, _measured, name, config, output, progress)
+            if name in wanted
+            else others.get(name)
+        )
     ]
     first = next(iter(configs.values()))
     scenes = _tried("pictures", failures, _drawn, first, output, progress)
     return Report(folder.name, results, scenes, failures)
+
+
+def _wanted(tables: Collection[str] | None, known: Collection[str], folder: Path) -> set[str]:
+    if tables is None:
+        return set(known)
+    names = {registry.OLD_NAMES.get(name, name) for name in tables}
+    if unknown := sorted(names - set(known)):
+        raise ConfigError(
+            f"the preset {folder.name} has no table {unknown[0]!r}; its tables are "
+            f"{', '.join(known)}"
+        )
+    return names
 
 
 def kept_report(folder: Path, output: Path) -> Report:
@@ -144,7 +175,7 @@ def kept_report(folder: Path, output: Path) -> Report:
     Raises:
         ConfigError: as `read_preset`; or a result, or the scenes, are missing or damaged.
     """
-    paths = {name: output / RESULTS / f"{name}.json" for name in read_preset(folder)}
+    paths = {name: _result_file(output, name) for name in read_preset(folder)}
     needed = [*paths.values(), output / SCENES, _record(output / SCENES)]
     if missing := [str(path.relative_to(output)) for path in needed if not path.is_file()]:
         raise ConfigError(
@@ -154,6 +185,10 @@ def kept_report(folder: Path, output: Path) -> Report:
     record = _record(output / SCENES)
     results = [_reported(path) for path in paths.values()]
     return Report(folder.name, results, _scenes(record, read_object(record, ConfigError)), [])
+
+
+def _result_file(output: Path, name: str) -> Path:
+    return output / RESULTS / f"{name}.json"
 
 
 def _reported(path: Path) -> Result:
@@ -183,7 +218,7 @@ def identity(config: TableConfig) -> dict[str, Any]:
 
 
 def _measured(name: str, config: TableConfig, output: Path, progress: Progress) -> Result:
-    path = output / RESULTS / f"{name}.json"
+    path = _result_file(output, name)
     same = identity(config)
     if path.is_file():
         kept = read_result(path)

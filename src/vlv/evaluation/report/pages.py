@@ -48,6 +48,10 @@ _READING = (
     "gets better. In the plots, bars and bands are 95% intervals; a bar that reaches the end of "
     "its axis continues beyond it."
 )
+_OTHER_WEIGHTS = (
+    "These tables were measured with other weights than the first one, so they are not of the same "
+    "model: {}."
+)
 _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 
@@ -68,6 +72,8 @@ def pages(report: Report) -> Iterator[Block]:
     yield Paragraph(_summary(report))
     yield Paragraph([Strong(_WORLD)])
     yield Paragraph(_made_with(report))
+    if others := _of_other_weights(report):
+        yield Paragraph([Strong(_OTHER_WEIGHTS.format(", ".join(others)))])
     yield from _claims(report)
     yield Paragraph([_READING])
     if report.scenes is not None:
@@ -151,6 +157,13 @@ def _made_with(report: Report) -> Line:
         Link("All hashes and versions", f"#{_PROVENANCE.slug}"),
         ".",
     ]
+
+
+def _of_other_weights(report: Report) -> list[str]:
+    """Tables whose model has other weights than that of the first, with the hash of theirs."""
+    models = {name: one["weights"]["model"] for name, one in _provenances(report).items()}
+    first = next(iter(models.values()), None)
+    return [f"{name} ({model[:12]})" for name, model in models.items() if model != first]
 
 
 def _scenes(scenes: Scenes) -> Iterator[Block]:
