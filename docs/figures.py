@@ -1,9 +1,10 @@
 """Measure again what the docs say of the package's model, after its weights have changed.
 
 Each file is measured once for the weights that are there, so that the same command goes on where it
-was stopped. About five hours of one core; two processes of one thread share two cores.
+was stopped. About two and a half hours of one core; two processes of one thread share two cores.
+Ablations of the report train for many hours, so they are measured only when they are asked for.
 
-python docs/figures.py [--jobs 2] [--list]
+python docs/figures.py [--jobs 2] [--ablations] [--list]
 """
 
 import argparse
@@ -17,6 +18,8 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from vlv.checkpoints.hub import resolve
+from vlv.evaluation.ablations.shared import AblationConfig
+from vlv.evaluation.reproduction import preset_folder, read_preset
 from vlv.evaluation.results import CHECKS, folder_hash, model_hash
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +33,8 @@ FILES = [
     "docs/eval_verify_counts.json",
     "docs/ood.json",
 ]
-REPORT = ["reproduce", "--preset", "full", "--output", "docs/reproduction"]
+PRESET = "full"
+REPORT = ["reproduce", "--preset", PRESET, "--output", "docs/reproduction"]
 # What is made of the files, and is quick.
 AFTER = (["docs/images/verify_plots.py"], ["docs/tables.py"])
 
@@ -45,6 +49,15 @@ def stale() -> list[str]:
 def measured(path: str) -> dict[str, Any]:
     """How a file was measured."""
     return json.loads((ROOT / path).read_text(encoding="utf-8"))["provenance"]
+
+
+def without_training() -> list[str]:
+    """The option for the tables of the report that train nothing."""
+    folder = preset_folder(PRESET)
+    assert folder is not None
+    tables = read_preset(folder).items()
+    names = [name for name, config in tables if not isinstance(config, AblationConfig)]
+    return ["--tables", ",".join(names)]
 
 
 def run(*command: str) -> None:
@@ -66,6 +79,7 @@ def measure(path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
+    parser.add_argument("--ablations", action="store_true", help="train and measure ablations too")
     parser.add_argument("--list", action="store_true", help="name the files, and measure nothing")
     options = parser.parse_args()
     waiting = stale()
@@ -74,7 +88,8 @@ def main() -> None:
         return
     with ThreadPoolExecutor(options.jobs) as pool:
         # The report is the longest of all, and keeps each of its tables.
-        jobs = [pool.submit(run, "-m", "vlv.cli", *REPORT)]
+        report = REPORT if options.ablations else [*REPORT, *without_training()]
+        jobs = [pool.submit(run, "-m", "vlv.cli", *report)]
         jobs += [pool.submit(measure, path) for path in waiting]
     failed = [error for job in jobs if (error := job.exception()) is not None]
     for error in failed:
