@@ -114,6 +114,13 @@ def mini() -> "VLV":
     return VLV.from_pretrained("vlv-mini")
 
 
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """Of torch, for tests that draw some without a seed: whatever ran before in this process."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.default_generator.manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _workers_start_at_once() -> Iterator[None]:
     """Processes that multiprocessing starts in this one are forked from the launcher."""
@@ -132,8 +139,9 @@ def _workers_start_at_once() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def browser() -> "Iterator[Browser]":
     """Debian's Chromium; one for all tests, since playwright runs once in a process."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)  # 5 s are little on a machine that runs other tests
     # Chromium's sandbox does not start as root.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:

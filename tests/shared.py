@@ -4,16 +4,22 @@ needs them first; free ports; and waiting.
 
 import json
 import os
+import random
 import shutil
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from vlv.evaluation.results import Result, read_result, to_json
+
+# From where on the system gives ports to whoever asks for any (Linux; others begin higher).
+_GIVEN_TO_ANYONE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_FIRST_PORT, _LAST_PORT = 20_000, 32_767
 
 
 def shared_folder(
@@ -46,7 +52,21 @@ def shared_result(
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """A port of the loopback interface that nobody listens on, for a server that starts soon.
+
+    The system gives it to no client and no other server until then: it lies below the ports that
+    those get. Processes of the run that choose at the same time choose by chance, of thousands.
+    """
+    last = _LAST_PORT
+    if _GIVEN_TO_ANYONE.exists():
+        last = min(last, int(_GIVEN_TO_ANYONE.read_text().split()[0]) - 1)
+    # Not the numbers of `random` itself: forked processes would choose the same.
+    chance = random.SystemRandom()
+    for _ in range(1000 if last > _FIRST_PORT else 0):
+        port = chance.randint(_FIRST_PORT, last)
+        with suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

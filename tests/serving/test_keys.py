@@ -60,7 +60,7 @@ def status(server: Server, method: str, target: str, *headers: str) -> int:
     lines = [f"{method} {target} HTTP/1.1", "Connection: close", "Content-Length: 0", *headers]
     if not any(line.lower().startswith("host:") for line in headers):
         lines.insert(1, f"Host: 127.0.0.1:{port}")
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
         return int(connection.makefile("rb").readline().split()[1])
 
@@ -169,7 +169,7 @@ def test_names_are_in_the_log_and_in_the_metrics(keyed: Server) -> None:
     two = {"a": {"image": IMAGE}, "b": {"image": IMAGE}, "keep_a": 70, "keep_b": 7}
     one = {"image": IMAGE, "max_new_tokens": 2}
     answers = [
-        httpx.post(f"{keyed.url}/v1/vlv/{path}", json=body, headers=headers)
+        httpx.post(f"{keyed.url}/v1/vlv/{path}", json=body, headers=headers, timeout=60)
         for path, body in (("compose", two), *[("caption", one)] * 3)
     ]
     codes = [answer.json().get("error", {}).get("code") for answer in answers]
@@ -183,7 +183,8 @@ def test_names_are_in_the_log_and_in_the_metrics(keyed: Server) -> None:
     assert '"key": "ann"' in keyed.log.read_text()
     assert "a-limited-key" not in keyed.log.read_text()
     used = keyed.log.with_name("used.json")
-    until(used.exists)
+    # It is written every second, and may hold the images of other keys before.
+    until(lambda: used.exists() and "ann" in json.loads(used.read_text())["images"])
     assert json.loads(used.read_text())["images"]["ann"] == 1
 
 

@@ -25,21 +25,28 @@ ENDLESS = {**LONG, "num_inference_steps": 1000}
 CHECKED = {"image": IMAGE, "caption": "A small matte blue sphere is at the back left. " * 20}
 
 
+def begun(
+    server: Server, body: dict[str, object], path: str = "/v1/vlv/reconstruct"
+) -> socket.socket:
+    """The connection of a request that the server has admitted."""
+    before = server.metric("vlv_accepted_total")
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)))
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {len(data)}"
+    lines = f"{head}\r\nContent-Type: application/json\r\n\r\n"
+    connection.sendall(lines.encode() + data)
+    until(lambda: server.metric("vlv_accepted_total") > before)
+    return connection
+
+
 @pytest.fixture
 def begin_request(server: Server) -> Iterator[Callable[..., socket.socket]]:
     """Begin a request; returns its connection once the server has admitted it."""
     with ExitStack() as connections:
 
         def begin(path: str, **body: object) -> socket.socket:
-            before = server.metric("vlv_accepted_total")
-            host, port = server.url.removeprefix("http://").split(":")
-            connection = connections.enter_context(socket.create_connection((host, int(port))))
-            data = json.dumps(body).encode()
-            head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {len(data)}"
-            lines = f"{head}\r\nContent-Type: application/json\r\n\r\n"
-            connection.sendall(lines.encode() + data)
-            until(lambda: server.metric("vlv_accepted_total") > before)
-            return connection
+            return connections.enter_context(begun(server, body, path))
 
         yield begin
 
@@ -67,7 +74,7 @@ def data_of(lines: Iterable[str]) -> list[str]:
 def status_before_the_body(server: Server, path: str, header: str) -> int:
     """The status of a request whose body never comes."""
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1000000"
         head += f"\r\n{header}\r\n\r\n"
         connection.sendall(head.encode())
@@ -121,7 +128,7 @@ def test_clients_that_leave_free_their_slots(server: Server, begin_request: Call
     assert server.metric("vlv_slots_used") == 6
     for connection in connections:
         connection.close()
-    until(lambda: server.metric("vlv_slots_used") == 0, seconds=20)
+    until(lambda: server.metric("vlv_slots_used") == 0)
     until(lambda: server.metric("vlv_running") + server.metric("vlv_queue_depth") == 0)
     assert server.metric("vlv_finished_total", outcome="client_gone") == before + 6
 
@@ -141,7 +148,9 @@ def test_deadlines_and_bodies(serve: Callable[..., Server]) -> None:
     # The large body was refused by its Content-Length, the other one after it had a slot.
     assert server.metric("vlv_finished_total", outcome="client_error") == 1
     assert server.metric("vlv_finished_total", outcome="server_error") == 0
-    assert server.post("/v1/vlv/caption", image=IMAGE).status_code == 200
+    # A short one: this server gives no request more than two seconds, however busy the machine is.
+    short = server.post("/v1/vlv/caption", image=IMAGE, max_new_tokens=2)
+    assert short.status_code == 200
 
 
 def test_a_worker_that_is_killed_loses_no_request(mortal: Callable[[], Server]) -> None:
@@ -152,7 +161,7 @@ def test_a_worker_that_is_killed_loses_no_request(mortal: Callable[[], Server]) 
         drawn = threads.submit(server.post, "/v1/vlv/reconstruct", **SHORT)
         until(lambda: server.metric("vlv_running") == 1)
         server.end_worker()
-        until(lambda: server.client.get("/ready").status_code == 503, seconds=5)
+        until(lambda: server.client.get("/ready").status_code == 503)
         written = threads.submit(server.post, "/v1/vlv/caption", image=IMAGE, stream=True)
         assert abs(pixels(drawn.result().json()["image"]) - pixels(expected["image"])).max() <= 2
         assert json.loads(data_of(written.result().iter_lines())[-2]) == caption
@@ -183,7 +192,7 @@ def test_a_worker_that_is_stopped_is_replaced(mortal: Callable[[], Server]) -> N
         drawn = threads.submit(server.post, "/v1/vlv/reconstruct", **SHORT)
         until(lambda: server.metric("vlv_running") == 1)
         server.end_worker(signal.SIGSTOP)
-        until(lambda: server.client.get("/ready").status_code == 503, seconds=15)
+        until(lambda: server.client.get("/ready").status_code == 503)
         assert server.metric("vlv_ready") == 0
         written = threads.submit(server.post, "/v1/vlv/caption", image=IMAGE)
         until(lambda: server.client.get("/ready").status_code == 200)
@@ -213,15 +222,16 @@ def test_a_request_that_kills_workers_takes_no_other_with_it(
 
 def test_sigterm_lets_requests_finish(mortal: Callable[[], Server]) -> None:
     server = mortal()
-    with ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(1) as threads, begun(server, ENDLESS) as endless:
         accepted = threads.submit(server.post, "/v1/vlv/reconstruct", **SHORT)
-        until(lambda: server.metric("vlv_slots_used") == 1)
+        until(lambda: server.metric("vlv_slots_used") == 2)
         server.process.send_signal(signal.SIGTERM)
         until(lambda: server.client.get("/ready").status_code == 503)
         refused = server.post("/v1/vlv/caption", image=IMAGE)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        endless.close()  # until here, the server does not end, however soon the other one is done
         assert accepted.result().status_code == 200
-    assert server.process.wait(timeout=20) == 0
+    assert server.process.wait(timeout=60) == 0
 
 
 def test_requests_that_are_cut_off_at_shutdown_get_an_error(serve: Callable[..., Server]) -> None:
@@ -239,7 +249,7 @@ def test_requests_that_are_cut_off_at_shutdown_get_an_error(serve: Callable[...,
         )
     assert json.loads(last)["error"]["code"] == "draining"
     assert end == "[DONE]"
-    assert server.process.wait(timeout=20) == 0
+    assert server.process.wait(timeout=60) == 0
 
 
 def test_options_reach_the_server_as_they_are_meant(
@@ -289,7 +299,7 @@ def test_it_says_where_it_listens_that_a_port_is_taken_and_ends_without_complain
         drawn = server.post("/v1/vlv/reconstruct", text="a cube", num_inference_steps=1)
         assert drawn.status_code == 200
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=60) == 0
         other = [one for one in log.read_text().splitlines() if not one.startswith("{")]
         assert other == []  # such as those of Python's resource_tracker
     finally:

@@ -44,7 +44,7 @@ def proxy(
         assert process.poll() is None, log.read_text()
         try:
             return httpx.get(f"{url}/health").status_code == 200
-        except httpx.ConnectError:
+        except httpx.TransportError:  # it may end after it has taken the connection
             return False
 
     until(answers)
@@ -95,7 +95,7 @@ listen 127.0.0.1:{port};
 
 
 def test_the_service_behind_a_proxy_below_a_path(proxy: str) -> None:
-    page = httpx.get(f"{proxy}/")
+    page = httpx.get(f"{proxy}/", timeout=60)
     assert page.status_code == 200 and "static/app.js" in page.text
     assert httpx.get(f"{proxy}/static/app.js").status_code == 200
     bare = httpx.get(proxy)

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from tests.shared import free_port, until
+from tests.shared import until
 
 from vlv.serving.api import streams
 from vlv.serving.api.context import RequestContext
@@ -64,13 +64,14 @@ def client(metrics: Metrics) -> Iterator[httpx.Client]:
     """A client of a server of streams that pause after their first piece."""
     app: Any = Starlette(routes=[Route(path, stream) for path in ("/whole", "/late")])
     config = uvicorn.Config(
-        TelemetryMiddleware(app, metrics), port=free_port(), log_config=None, lifespan="off"
+        TelemetryMiddleware(app, metrics), port=0, log_config=None, lifespan="off"
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     until(lambda: server.started)
-    with httpx.Client(base_url=f"http://127.0.0.1:{config.port}") as opened:
+    port = server.servers[0].sockets[0].getsockname()[1]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as opened:
         yield opened
     server.should_exit = True
     thread.join()

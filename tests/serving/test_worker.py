@@ -49,7 +49,7 @@ def test_an_image_and_a_verification_side_by_side_end_no_worker(server: Server) 
     """The fixture `no_worker_dies` checks it: the image is done while the verification runs."""
     with ThreadPoolExecutor(2) as threads:
         image = threads.submit(server.post, "/v1/vlv/reconstruct", image=IMAGE)
-        time.sleep(0.3)
+        until(lambda: image.done() or server.metric("vlv_running") == 1)
         verified = threads.submit(
             server.post, "/v1/vlv/verify", image=IMAGE, caption=SENTENCE.strip()
         )

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +33,30 @@ EVERY_STEP: dict[str, Any] = {
 # Every step is worse than any before.
 WORSE = {"learning_rate": 5.0}
 
+# Stops in the middle of the file.
 _WRITER = """
 import sys, torch
 from pathlib import Path
-from vlv.training.best_weights import BestWeights
+from vlv.training import best_weights
 
-large = {"large": torch.zeros(100_000_000)}
-print("ready", flush=True)
-BestWeights(Path(sys.argv[1]), "loss").offer({"loss": 1.0}, 1, large)
+def half(tensors, path, numbers):
+    Path(path).write_bytes(b"half")
+    print("half", flush=True)
+    sys.stdin.read()
+
+best_weights.save_file = half
+best_weights.BestWeights(Path(sys.argv[1]), "loss").offer({"loss": 1.0}, 1, {"w": torch.zeros(1)})
 """
 
 
 def test_what_a_killed_process_left_of_them_goes_with_the_next_ones(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _WRITER, str(tmp_path)]
-    process = launcher.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    while not any(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()):
-        assert process.poll() is None
-        time.sleep(0.001)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = launcher.Popen(command, text=True, **pipes)
+    assert process.stdout is not None and process.stdout.readline() == "half\n"
     process.kill()
     process.communicate()
-    assert not (tmp_path / "best.safetensors").exists()
+    assert list(tmp_path.iterdir()) and not (tmp_path / "best.safetensors").exists()
     BestWeights(tmp_path, "loss").offer({"loss": 1.0}, 1, {"small": torch.zeros(1)})
     assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]
 

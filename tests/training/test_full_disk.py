@@ -40,8 +40,10 @@ class SmallDisk:
         if not self.mounted:
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (left, hard))
-            yield
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            try:
+                yield
+            finally:  # or all later tests of this process would fail as well
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             return
         filler = self.folder / "filler"
         with pytest.raises(OSError), filler.open("wb", buffering=0) as file:

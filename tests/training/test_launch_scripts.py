@@ -11,7 +11,7 @@ from subprocess import DEVNULL, PIPE
 
 import pytest
 from tests.launcher import programs
-from tests.shared import free_port
+from tests.shared import free_port, until
 from tests.training.conftest import Workshop
 from tests.training.ranks import DEADLINE, start_ranks
 from tests.training.test_preemption import WHOLE_RUN, assert_same_end
@@ -79,10 +79,9 @@ def test_slurm_script_queues_a_job_again_that_the_signal_ended(
             **({"SLURM_RESTART_COUNT": restarts} if restarts else {}),
         },
     )
-    while not (tmp_path / "began").exists():
-        time.sleep(0.05)
+    until(lambda: (tmp_path / "began").exists() or process.poll() is not None, DEADLINE)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=60) == status
+    assert process.wait(timeout=DEADLINE) == status
     assert requeued.read_text().count("7") == times
     resumes = [word for word in (tmp_path / "words").read_text().split() if "resume" in word]
     latest = ["resume_from_checkpoint=latest"] * (restarts not in ("", "0"))

@@ -40,7 +40,7 @@ def newest_step(folder: Path) -> int:
 def wait_for_checkpoint(folder: Path, process: Popen[str]) -> None:
     """Until the run has written a checkpoint of its own (or has ended)."""
     beyond = newest_step(folder)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         if newest_step(folder) > beyond or process.poll() is not None:
             return

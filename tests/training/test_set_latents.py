@@ -221,7 +221,7 @@ def test_a_killed_command_goes_on_and_makes_the_same(
     done: list[int] = []
     for records in (3, 9):
         process = Popen(caching(killed, data=data), stdout=PIPE, stderr=PIPE, text=True)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len(list(killed.glob("0*.json"))) < records and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.002)

@@ -122,11 +122,11 @@ class Throughput:
             made["tokens_per_second"] = steps.tokens * self._processes / training
         if self._gpu is not None:
             made |= self._share_of_peak(self._gpu, steps)
-        made["hours"] = self.seconds / 3600
+        made["hours"] = hours = self.seconds / 3600  # one moment for all three
         if self._on_gpu:
-            made["gpu_hours"] = self._process_hours
+            made["gpu_hours"] = hours * self._processes
         if self._config.price_per_gpu_hour is not None:
-            made["cost_usd"] = self._process_hours * self._config.price_per_gpu_hour
+            made["cost_usd"] = hours * self._processes * self._config.price_per_gpu_hour
         return made
 
     @property

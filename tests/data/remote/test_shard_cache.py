@@ -82,7 +82,7 @@ def test_processes_together_keep_to_the_cap(
             most = max(most, held())
             time.sleep(0.005)
         assert [run.result() for run in runs] == [[], [], []]
-    assert 3 * SIZE <= most <= cap
+    assert 3 * SIZE <= max(most, held()) <= cap  # what is not in use stays, up to the cap
 
 
 def test_processes_fetch_a_shard_once(
@@ -170,13 +170,17 @@ def small_disk(folder: Path, size: int) -> Iterator[str]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if subprocess.run(mount, check=False, capture_output=True).returncode == 0:
-        yield "has no room for s3://"
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        try:
+            yield "has no room for s3://"
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, hard))
-    yield "cannot be written"
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield "cannot be written"
+    finally:  # or all later tests of this process would fail as well
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(

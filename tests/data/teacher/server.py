@@ -84,17 +84,22 @@ def running(script: Script, books: type[Teacher] = Teacher) -> Iterator[Teacher]
                 teacher.at_a_time += 1
                 teacher.most_at_a_time = max(teacher.most_at_a_time, teacher.at_a_time)
             try:
-                self._answer()
+                reply = self._reply()
             finally:
+                # Before the client can send the next one, since it knows nothing of this thread.
                 with teacher.lock:
                     teacher.at_a_time -= 1
+            self._answer(reply)
 
-        def _answer(self) -> None:
+        def _reply(self) -> Reply:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             teacher.keys.add(self.headers["Authorization"])
             teacher.paths.add(self.path)
             reply, _ = teacher.reply(body)
             threading.Event().wait(reply.delay)
+            return reply
+
+        def _answer(self, reply: Reply) -> None:
             content = reply.raw if reply.raw is not None else _completion(reply)
             self.send_response(reply.status)
             for name, value in reply.headers.items():

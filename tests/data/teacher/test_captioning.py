@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tests.data.teacher.server import Reply, Teacher, good_caption, running
+from tests.shared import until
 
 from vlv.data.samples import Sample
 from vlv.data.sets import read_set, write_set
@@ -122,7 +123,6 @@ def test_what_a_broken_server_sends_is_asked_for_again(
         Reply(raw=b'{"choices": []}'),
         Reply(raw=b'{"choices": [{"message": {}}], "usage": {"prompt_tokens": 1e999}}'),
         Reply(good_caption("x"), cut=True),
-        Reply(good_caption("x"), delay=1.0),
     ]
     numbers = count()
 
@@ -131,10 +131,22 @@ def test_what_a_broken_server_sends_is_asked_for_again(
         return faults[at] if at < len(faults) else Reply(good_caption(image))
 
     with running(script) as teacher:
-        ran = asked(vlv, pictures, tmp_path / "out", teacher, "--timeout", 0.5)
+        ran = asked(vlv, pictures, tmp_path / "out", teacher)
     assert ran.code == 0, ran.err
     assert len(captions(tmp_path / "out")) == 12
     assert sum(teacher.asked.values()) == 12 + len(faults)
+
+
+def test_what_does_not_come_in_time_is_asked_for_again(vlv: Callable, tmp_path: Path) -> None:
+    def script(image: str, request: int) -> Reply:
+        return Reply(good_caption(image), delay=60.0 if request == 1 else 0.0)
+
+    with running(script) as teacher:
+        picture = make_pictures(tmp_path / "picture", 1)
+        ran = asked(vlv, picture, tmp_path / "out", teacher, "--timeout", 0.5)
+    assert ran.code == 0, ran.err
+    assert len(captions(tmp_path / "out")) == 1
+    assert sum(teacher.asked.values()) >= 2  # a busy machine may be late once more
 
 
 def test_a_busy_server_refuses_all_requests_at_a_time_and_the_run_goes_on(
@@ -388,8 +400,8 @@ def killed_runs(pictures: Path, target: Path, teacher: Teacher, kills: int, imag
     command += ["--base-url", teacher.url, "--model", "tutor", "--concurrency", "4"]
     for kill in range(kills + 1):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        until = (kill + 1) * images // (kills + 1)
-        while kill < kills and process.poll() is None and sum(teacher.paid.values()) < until:
+        goal = (kill + 1) * images // (kills + 1)
+        while kill < kills and process.poll() is None and sum(teacher.paid.values()) < goal:
             time.sleep(0.005)
         if kill < kills:
             process.kill()
@@ -423,19 +435,19 @@ def test_kills_lose_no_caption_and_pay_nothing_twice(
 
 
 def test_a_signal_waits_for_what_is_paid(tmp_path: Path) -> None:
-    pictures = make_pictures(tmp_path / "pictures", 30)
+    images = 120  # many more than are asked before the signal comes, however late it does
+    pictures = make_pictures(tmp_path / "pictures", images)
     with running(lambda image, _: Reply(good_caption(image), delay=0.2)) as teacher:
         command = [*VLV, "data", "caption", str(pictures)]
         command += [str(tmp_path / "out"), "--base-url", teacher.url, "--model", "tutor", "--json"]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
         )
-        while sum(teacher.paid.values()) < 9:
-            time.sleep(0.01)
+        until(lambda: sum(teacher.paid.values()) >= 9 or process.poll() is not None, 120)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=120)
     summary = json.loads(out.splitlines()[-1])
     assert process.returncode == 143, err
-    assert summary["captions"] == sum(teacher.paid.values()) < 30
+    assert summary["captions"] == sum(teacher.paid.values()) < images
     assert "SIGTERM" in summary["stopped"]
-    assert summary["not_asked"] == 30 - summary["captions"]
+    assert summary["not_asked"] == images - summary["captions"]

@@ -21,7 +21,7 @@ def start(words: Sequence[object]) -> "launcher.Popen[str]":
 def kill_when(words: Sequence[object], reached: Callable[[], bool]) -> None:
     """Start a command and kill it as soon as this is so; it must not have ended by itself."""
     process = start(words)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while process.poll() is None and not reached() and time.monotonic() < end:
         time.sleep(0.002)
     process.kill()
@@ -32,6 +32,6 @@ def kill_when(words: Sequence[object], reached: Callable[[], bool]) -> None:
 def finish(words: Sequence[object]) -> str:
     """Run a command to its end; what it prints."""
     process = start(words)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out

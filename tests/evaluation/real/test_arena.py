@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from tests.data.teacher.server import Reply
 from tests.evaluation.real.judge_server import JudgeBooks, by_length, captions_in, judging
 from tests.evaluation.real.killed import finish, kill_when, start
 from tests.evaluation.real.photographs import CAPTIONS, save_photographs
+from tests.shared import until
 
 IMAGES = len(CAPTIONS)
 
@@ -297,8 +297,8 @@ def test_kills_lose_no_answer_and_pay_nothing_twice(photographs: Path, tmp_path:
     with judging(script) as judge:
         words = command(photographs, tmp_path / "out", judge, "--pairwise", "--concurrency", 2)
         for part in range(1, kills + 1):
-            until = part * questions // (kills + 1)
-            kill_when(words, lambda until=until: sum(judge.paid.values()) >= until)
+            goal = part * questions // (kills + 1)
+            kill_when(words, lambda goal=goal: sum(judge.paid.values()) >= goal)
         finish(words)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert sum(row["count"] for row in rows(result, "pairs")) == questions
@@ -314,10 +314,9 @@ def test_a_signal_waits_for_what_is_paid(photographs: Path, tmp_path: Path) -> N
     with judging(script) as judge:
         words = command(photographs, tmp_path / "out", judge, "--json", "--concurrency", 1)
         process = start(words)
-        while sum(judge.paid.values()) < 2:
-            time.sleep(0.01)
+        until(lambda: sum(judge.paid.values()) >= 2 or process.poll() is not None, 120)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
         paid = sum(judge.paid.values())
     assert process.returncode == 143, err
     result = json.loads(out)

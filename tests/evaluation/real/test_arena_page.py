@@ -41,7 +41,7 @@ def profile(browser: Browser) -> Iterator[BrowserContext]:
     """A fresh profile in which no page asks for anything or fails."""
     complaints: list[str] = []
     context = browser.new_context(accept_downloads=True, viewport={"width": 1200, "height": 800})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
 
     def watch(page: Page) -> None:
         page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 from PIL import Image
 from tests import launcher
+from tests.shared import until
 
 from vlv.data.folder import write_folder
 from vlv.data.world_sets import world_samples
@@ -59,9 +61,24 @@ def command(*args: object) -> list[str]:
 
 def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
     """Of a running job; their parent is the process that they are forked from."""
-    below = psutil.Process(process.pid).children()
-    servers = [one for one in below if one.name() != launcher.NAME]
-    return [worker for server in servers for worker in server.children()]
+    found: list[psutil.Process] = []
+    for one in psutil.Process(process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            found += one.children() if one.name() != launcher.NAME else []
+    return found
+
+
+def first_worker(process: subprocess.Popen[Any]) -> psutil.Process:
+    """The first one of a job that was just started, as soon as there is one."""
+    found: list[psutil.Process] = []
+
+    def there() -> bool:
+        assert process.poll() is None, "the job ended before a worker was seen"
+        found[:] = workers(process)
+        return bool(found)
+
+    until(there, 300)
+    return found[0]
 
 
 class Deadly:

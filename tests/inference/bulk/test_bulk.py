@@ -8,8 +8,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from datasets import Dataset, Features, Image, load_dataset
 from PIL import Image as PILImage
@@ -23,9 +25,11 @@ from tests.inference.bulk.jobs import (
     captions,
     command,
     digest,
+    first_worker,
     numbers,
     workers,
 )
+from tests.shared import until
 from webdataset import WebDataset
 
 from vlv.data.sets import read_set, write_set
@@ -191,7 +195,8 @@ def test_kills_lose_and_repeat_nothing(vlv: Callable, pictures: Path, tmp_path: 
         if number and process.poll() is None:
             # None where the job was nearly done, as on a busy machine.
             for worker in workers(process)[:1]:
-                worker.kill()
+                with suppress(psutil.NoSuchProcess):
+                    worker.kill()
         process.kill()
         process.wait()
     assert launcher.run(command(pictures, target, "--workers", "2")).returncode == 0
@@ -268,20 +273,18 @@ def test_out_of_distribution_pictures_are_reported(
 
 def test_a_worker_that_dies_is_replaced(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
     process = launcher.Popen(command(pictures, tmp_path / "out", "--workers", "1"))
-    while not (found := workers(process)):
-        time.sleep(0.02)
-    found[0].kill()
-    assert process.wait(timeout=120) == 0
+    first_worker(process).kill()
+    assert process.wait(timeout=300) == 0
     vlv("bulk", pictures, tmp_path / "clean", *FAST)
     assert digest(tmp_path / "out") == digest(tmp_path / "clean")
 
 
 def test_sigterm_ends_cleanly(pictures: Path, tmp_path: Path) -> None:
     process = launcher.Popen(command(pictures, tmp_path / "out"), stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "out" / ".vlv-bulk" / "job.json").exists():
-        time.sleep(0.02)
+    begun = tmp_path / "out" / ".vlv-bulk" / "job.json"
+    until(lambda: begun.exists() or process.poll() is not None, 300)
     process.send_signal(signal.SIGTERM)
-    _, reported = process.communicate(timeout=30)
+    _, reported = process.communicate(timeout=300)
     assert process.returncode == 143
     assert "the same command goes on with what is left" in reported
     assert launcher.run(command(pictures, tmp_path / "out")).returncode == 0

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image as PILImage
 from tests import launcher
 from tests.data.odd_shards import ODD, member, odd_shard, png
-from tests.inference.bulk.jobs import COUNT, FAST, captions, command, numbers, workers
+from tests.inference.bulk.jobs import COUNT, FAST, captions, command, first_worker, numbers
 
 from vlv.data.sets import read_set
 
@@ -91,9 +90,7 @@ def test_a_table_without_images_among_others(vlv: Callable, tmp_path: Path) -> N
 def test_a_worker_that_is_stopped_is_replaced(pictures: Path, tmp_path: Path) -> None:
     run = command(pictures, tmp_path / "out", "--workers", "1", "--worker-timeout", "15")
     process = launcher.Popen(run, stderr=subprocess.PIPE, text=True)
-    while not (found := workers(process)):
-        time.sleep(0.02)
-    found[0].send_signal(signal.SIGSTOP)
+    first_worker(process).send_signal(signal.SIGSTOP)
     _, reported = process.communicate(timeout=250)
     assert process.returncode == 0
     assert "worker 0 gave no sign of life for 15 seconds; it is replaced" in reported

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page
 from tests.serving.conftest import Server, scene
 
 SECONDS = 60
-expect.set_options(timeout=SECONDS * 1000)
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ def test_everything_works_by_keyboard(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#from-caption img")).to_be_visible()
     expect(page.locator("#history li")).to_have_count(1)
+    expect(page.locator("#caption-panel .cancel")).to_be_hidden()
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUSED)[0] == "Copy caption"  # the focus stayed where it was
     page.reload()

@@ -163,13 +163,13 @@ def kill_at_checkpoint(command: list[str], out: Path, sent: int) -> int:
     """Start `vlv`, and send a signal as soon as there is a checkpoint; returns the exit code."""
     program = "from vlv.cli.app import main; main()"
     process = Popen([sys.executable, "-c", program, *command], stdout=PIPE, stderr=PIPE, text=True)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not list((out / "run").glob("checkpoint-*/manifest.json")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.01)
     process.send_signal(sent)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     return int(process.returncode)
 
 
