@@ -41,7 +41,17 @@ LANGUAGE_MODELS: dict[str, Sizes] = {
     "qwen2": {"num_key_value_heads": 1, "tie_word_embeddings": True},
     "qwen3": {"num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": True},
     "llama": {"num_key_value_heads": 2, "tie_word_embeddings": False},
+    "qwen3_5_text": {
+        "layer_types": ["linear_attention", "full_attention"],
+        "head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
 }
+# Those whose states are in no cache that captions could be written with.
+OTHER_LANGUAGE_MODELS: dict[str, Sizes] = {"mamba": {}, "rwkv": {}}
 
 _PUBLISHED_SCHEDULERS: dict[FamilyName, SchedulerMixin] = {
     "stable-diffusion": PNDMScheduler(
@@ -136,9 +146,10 @@ def language_model_folder(folder: Path, kind: str = "qwen2", sizes: Sizes | None
     """A causal language model of the given type; in shards, as large ones are."""
     torch.manual_seed(2)
     tokenizer = train_qwen2_tokenizer(TEXTS)
+    kinds = LANGUAGE_MODELS | OTHER_LANGUAGE_MODELS
     config = AutoConfig.for_model(
         kind,
-        **{**TINY["language_model"], **LANGUAGE_MODELS[kind], **(sizes or {})},
+        **{**TINY["language_model"], **kinds[kind], **(sizes or {})},
         vocab_size=len(tokenizer) + 5,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,

@@ -118,8 +118,12 @@ def free_memory(device: torch.device) -> int:
 
 
 def cache_values(config: "PreTrainedConfig", sequences: int, length: int) -> int:
-    """Keys and values of `sequences` texts of `length` positions, by a language model's config."""
-    heads = config.num_attention_heads
+    """Keys and values of `sequences` texts of `length` positions, by a language model's config, as
+    if all of its layers kept them; none where it has no attention.
+    """
+    heads = getattr(config, "num_attention_heads", None)
+    if heads is None:
+        return 0
     kept = getattr(config, "num_key_value_heads", None) or heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return int(2 * config.num_hidden_layers * kept * width * sequences * length)

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from vlv.errors import ConfigError
+from vlv.models.lm_cache import fresh_cache, take_rows
 from vlv.models.numbers import real_number, whole_number
 from vlv.models.outputs import Caption
 from vlv.models.tokenizers import caption_ids
@@ -268,15 +269,15 @@ class CaptionDecoder(nn.Module):
         return caption_of(self.tokenizer, ids, ended, start)
 
     def _prefill(self, e: Tensor, copies: int) -> DynamicCache:
-        """Keys and values of all but the last of e (B,Q,d_LM), computed once for each c and then
-        repeated; left to itself, `generate` computes them for every beam.
+        """What the language model keeps of all but the last of e (B,Q,d_LM), computed once for each
+        c and then repeated; left to itself, `generate` computes it for every beam.
         """
-        cache = DynamicCache(config=self.lm.config)
+        cache = fresh_cache(self.lm)
         if e.shape[1] == 1:
             return cache  # there is nothing before the last
         self.lm.base_model(inputs_embeds=e[:, :-1], past_key_values=cache, use_cache=True)
         if copies > 1:
-            cache.batch_repeat_interleave(copies)
+            take_rows(cache, [row for row in range(len(e)) for _ in range(copies)])
         return cache
 
     def _read(self, ids: list[int], start: list[int]) -> Caption:

@@ -176,15 +176,6 @@ def test_a_caption_longer_than_the_window_of_attention_is_refused(
         engine.add(0, e, Sampling(max_new_tokens=60))
 
 
-def test_layers_without_keys_and_values_are_refused(
-    decoder: CaptionDecoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = decoder.lm.config
-    monkeypatch.setattr(config, "layer_types", ["conv"] * config.num_hidden_layers)
-    with pytest.raises(ConfigError, match="with beams only"):
-        TransformersEngine(decoder, 1)
-
-
 def test_a_token_step_copies_no_keys(
     decoder: CaptionDecoder, c: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,19 +12,16 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vlv.errors import ConfigError
 from vlv.inference.batching import OUT_OF_MEMORY_ALONE, clear_memory
 from vlv.inference.engines.attention import share_keys
-from vlv.inference.engines.cache import SlotCache
 from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.packing import PackedWeights
+from vlv.inference.engines.passes import passes_of
 from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.selection import Row, TokenSelector, write_next
 from vlv.models.caption_decoder import CaptionDecoder, start_ids
@@ -66,15 +63,15 @@ class TransformersEngine(CaptionEngine):
     def __init__(
         self, caption_decoder: CaptionDecoder, max_rows: int, *, halves: bool = False
     ) -> None:
+        """Raises ConfigError for a language model that keeps its states in a cache of its own."""
         self.max_rows = max_rows
         self._lm = caption_decoder.lm
         self._tokenizer = caption_decoder.tokenizer
         self._end_token = int(caption_decoder.tokenizer.eos_token_id)
         self._halves = halves
-        self._positions = _max_positions(caption_decoder)
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []
-        self._cache = SlotCache()
+        self._passes = passes_of(self._lm)
         self._events: list[NewTokens | RequestFailed] = []
         share_keys(self._lm)
         self._packed = PackedWeights(self._lm)
@@ -87,7 +84,7 @@ class TransformersEngine(CaptionEngine):
     @property
     def positions(self) -> int | None:
         """What every layer of the language model looks back on."""
-        return self._positions
+        return self._passes.positions
 
     def add(self, key: int, e: Tensor, sampling: Sampling, written: Sequence[int] = ()) -> None:
         """Accept a request; see `CaptionEngine.add`.
@@ -100,9 +97,9 @@ class TransformersEngine(CaptionEngine):
             return
         start = start_ids(self._tokenizer, sampling.forced_start)
         longest = len(e) + len(start) + sampling.max_new_tokens
-        if self._positions is not None and longest > self._positions:
+        if self.positions is not None and longest > self.positions:
             raise ConfigError(
-                f"the language model looks back on {self._positions} positions, and a caption "
+                f"the language model looks back on {self.positions} positions, and a caption "
                 f"of max_new_tokens {sampling.max_new_tokens} may take {longest}; lower "
                 "max_new_tokens, or search with beams"
             )
@@ -137,7 +134,8 @@ class TransformersEngine(CaptionEngine):
     def close(self) -> None:
         """Forget everything, the cache too."""
         self._waiting.clear()
-        self._rows, self._events, self._cache = [], [], SlotCache()
+        self._rows, self._events = [], []
+        self._passes.clear()
         self._packed.restore()
 
     def _attempt(self) -> bool:
@@ -169,7 +167,8 @@ class TransformersEngine(CaptionEngine):
             sampling = row.selector.sampling
             row.selector = TokenSelector(sampling, row.sequence, len(row.ids), self._tokenizer)
         self._waiting.extendleft(reversed(rows))
-        self._rows, self._cache = [], SlotCache()
+        self._rows = []
+        self._passes.clear()
 
     def _next_rows(self) -> list[_Row]:
         """Waiting rows with equally many positions that make one prefill pass."""
@@ -197,42 +196,18 @@ class TransformersEngine(CaptionEngine):
         words = [[*group[0].start, *group[0].ids] for group in groups]
         ids = torch.tensor(words, dtype=torch.long, device=e.device)
         embedded = self._lm.get_input_embeddings()(ids).to(e.dtype)
-        cache = DynamicCache(config=self._lm.config)
-        logits = self._lm(
-            inputs_embeds=torch.cat([e, embedded], dim=1),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        repeats = torch.tensor(copies, device=logits.device)
-        self._cache.append(cache, copies)
+        logits = self._passes.begin(torch.cat([e, embedded], dim=1), copies)
         self._rows += rows
-        self._select(rows, logits[:, -1].repeat_interleave(repeats, 0))
+        repeats = torch.tensor(copies, device=logits.device)
+        self._select(rows, logits.repeat_interleave(repeats, 0))
 
     def _write_tokens(self) -> None:
         """Write the next token of every row."""
         device = self._lm.device
         last = torch.tensor([row.ids[-1:] for row in self._rows], device=device)
-        # Of the keys and values; the last token has none yet.
+        # Of what the passes keep; the last token was not read yet.
         positions = torch.tensor([row.positions - 1 for row in self._rows], device=device)
-        self._cache.begin(positions)
-        logits = self._lm(
-            input_ids=last,
-            attention_mask=self._mask(positions),
-            position_ids=positions.unsqueeze(1),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        self._select(self._rows, logits[:, -1])
-
-    def _mask(self, positions: Tensor) -> Tensor:
-        """What is added to the scores of attention (n,1,1,L): each row sees its own positions."""
-        length = int(positions.max()) + 1
-        hidden = torch.arange(length, device=positions.device) > positions.unsqueeze(1)
-        mask = torch.zeros(hidden.shape, dtype=self._lm.dtype, device=positions.device)
-        mask.masked_fill_(hidden, torch.finfo(mask.dtype).min)
-        return mask[:, None, None]
+        self._select(self._rows, self._passes.next(last, positions))
 
     def _select(self, rows: list[_Row], logits: Tensor) -> None:
         """Give rows their next token by logits (n,V), and let go of those that are finished."""
@@ -245,27 +220,9 @@ class TransformersEngine(CaptionEngine):
     def _remove(self, places: list[int]) -> None:
         """Remove rows; the last ones take their places."""
         for at in reversed(places):
-            self._cache.remove(at)
+            self._passes.remove(at)
             last = self._rows.pop()
             if at < len(self._rows):
                 self._rows[at] = last
         if not self._rows:
-            self._cache = SlotCache()
-
-
-def _max_positions(caption_decoder: CaptionDecoder) -> int | None:
-    """The positions that every layer looks back on; None for all.
-
-    Raises ConfigError for a language model with layers that keep no keys and values.
-    """
-    layers = DynamicCache(config=caption_decoder.lm.config).layers
-    known = (DynamicLayer, DynamicSlidingWindowLayer)
-    other = next((one for one in layers if type(one) not in known), None)
-    if other is not None:
-        raise ConfigError(
-            f"a {caption_decoder.lm.config.model_type} language model has layers other than "
-            f"attention ({type(other).__name__}), and writes captions with beams only; set "
-            "num_beams to 2 or more"
-        )
-    windows = [cast(int, getattr(one, "sliding_window", None)) for one in layers]
-    return min((window for window in windows if window), default=None)
+            self._passes.clear()

@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
+from vlv.models.lm_cache import take_rows
+
 _UNLIKELY = -1e4
 
 
@@ -60,8 +62,9 @@ class BatchItems(ABC):
         if self._active_rows is None:
             return output
         cache = kwargs.get("past_key_values")
-        for layer in cache.layers if isinstance(cache, DynamicCache) else ():
-            layer.keys, layer.values = self._scatter(layer.keys), self._scatter(layer.values)
+        if isinstance(cache, DynamicCache):
+            places = {row: at for at, row in enumerate(self._active_rows)}
+            take_rows(cache, [places.get(row, 0) for row in range(self._rows)])
         if isinstance(output, Tensor):
             return self._with_placeholders(output)
         if isinstance(output, ModelOutput):
@@ -71,7 +74,7 @@ class BatchItems(ABC):
 
     def _select(self, value: Any) -> Any:
         if isinstance(value, DynamicCache):
-            value.batch_select_indices(torch.tensor(self._active_rows))
+            take_rows(value, self._active_rows or [])
         elif isinstance(value, Tensor) and value.ndim > 1 and len(value) == self._rows:
             return value[self._active_rows]
         return value

@@ -63,10 +63,12 @@ def _run(
         )
         info = _load_components(model, settings.name, choice.elsewhere)
         engine, prompts = choice.open(model, gives_up=False)
+        scheduler = Scheduler(
+            model, report, settings.max_batch, settings.max_pictures, engine, prompts
+        )
     except VLVError as error:
         report(CannotStart(str(error)))
         return
-    scheduler = Scheduler(model, report, settings.max_batch, settings.max_pictures, engine, prompts)
     for layer in layers(model):
         layer.register_forward_pre_hook(lambda *_: heartbeats.step())
     if engine is not None:

@@ -52,7 +52,10 @@ class Scheduler:
     """Takes commands, runs jobs by turns, and reports events.
 
     At most `max_batch` captions are written, and `max_pictures` images generated, at once. engine,
-    prompts: what writes captions in place of the model's caption decoder.
+    prompts: what writes captions in place of the model's caption decoder. That has to be loaded
+    already, if captions are to be written with it.
+
+    Raises ConfigError for a caption decoder whose language model the engine here cannot run.
     """
 
     def __init__(
@@ -68,14 +71,17 @@ class Scheduler:
         self._report = report
         self._max_batch = max_batch
         self._waiting: dict[int, Job] = {}
-        self._captions: CaptionsInProgress | None = None
         self._can_search = engine is None
-        if engine is not None and prompts is not None:
-            self._captions = CaptionsInProgress(engine, prompts, report)
         self._running: dict[str, _RunningBatch] = {}
         self._owed = 0.0  # seconds that captions get before other work advances
         self._used: dict[str, float] = {}  # seconds of each other kind since it became busy
         self._computations = compute = Computations(model)
+        if engine is None and "caption_decoder" in model.loaded:
+            engine = TransformersEngine(model.caption_decoder, max_batch)
+            prompts = Prompts.of(model.caption_decoder)
+        self._captions: CaptionsInProgress | None = None
+        if engine is not None and prompts is not None:
+            self._captions = CaptionsInProgress(engine, prompts, report)
         self._kinds: dict[str, tuple[int, Callable[[list[Any]], CooperativeTask[list[Any]]]]] = {
             "encode": (max_batch, compute.encode),
             "beam_search": (max_batch, compute.beam_search),
@@ -153,10 +159,7 @@ class Scheduler:
         done = self._advance("caption", self._max_batch - self._writing, self._computations.read)
         if done is None:
             return
-        if self._captions is None:
-            caption_decoder = self._model.caption_decoder
-            engine = TransformersEngine(caption_decoder, self._max_batch)
-            self._captions = CaptionsInProgress(engine, Prompts.of(caption_decoder), self._report)
+        assert self._captions is not None  # a model without a caption decoder gets no such jobs
         for id, job, (c, known) in zip(done.ids, done.jobs, done.task.result(), strict=True):
             if id is not None:
                 self._captions.start(id, job, c, known)
