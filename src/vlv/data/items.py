@@ -7,15 +7,15 @@ nothing.
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Any
 
-from vlv.data.folder import caption_file, metadata_files, pop_caption, read_metadata
+from vlv.data.folder import METADATA, caption_file, metadata_files, pop_caption, read_metadata
 from vlv.data.images import image_bytes
-from vlv.data.lenient import Unusable, old_text, writable
+from vlv.data.lenient import Unusable, with_readable_caption, writable
 from vlv.data.remote.locations import (
     RemoteFile,
     SetFile,
@@ -26,7 +26,7 @@ from vlv.data.remote.locations import (
 )
 from vlv.data.remote.samples import lenient_samples, stats_of
 from vlv.data.remote.tables import footer
-from vlv.data.samples import Sample, lines_with_text, parse_text
+from vlv.data.samples import Sample, lines_with_text, parse_caption, parse_text
 from vlv.data.set_index import set_hash, state_of
 from vlv.data.sets import detect_format, files_of, folder_of
 from vlv.data.shards import extension_and_key
@@ -63,6 +63,13 @@ class Item:
     place: Place
     name: str
     sample: Sample | Unusable
+
+
+def with_readable_captions(found: Iterable[Item]) -> Iterator[Item]:
+    """The items, for work that keeps their captions: a sample of a shard or a table whose caption
+    cannot be read is refused, as that of a folder is.
+    """
+    return (replace(item, sample=with_readable_caption(item.sample)) for item in found)
 
 
 def origins(sources: Sequence[Path]) -> list[Origin]:
@@ -254,7 +261,7 @@ def _of_folder(
 
 def _with_texts(name: str, image: bytes, path: Path, entry: dict[str, Any]) -> Sample:
     meta = dict(entry)
-    caption = old_text(pop_caption(meta))
+    in_metadata = pop_caption(meta)
     sidecar = caption_file(path)
     try:
         # Opening a pipe would wait for a writer.
@@ -262,7 +269,8 @@ def _with_texts(name: str, image: bytes, path: Path, entry: dict[str, Any]) -> S
     except OSError as error:
         raise DatasetError(f"{printable(sidecar)} cannot be read ({error.strerror})") from error
     lines = lines_with_text(text)
-    caption = lines[0] if lines else caption
+    # A caption file goes before metadata; only what counts has to be text.
+    caption = lines[0] if lines else parse_caption(in_metadata, printable(f"{name} in {METADATA}"))
     if len(lines) > 1:
         meta["texts"] = lines
     extension = PurePath(name).suffix

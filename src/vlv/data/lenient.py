@@ -1,8 +1,9 @@
 """Reads the samples of shards and tables one by one, so that a damaged one stops no other.
 
-Captions and meta data are optional: if they cannot be read, they are skipped. A picture that cannot
-be read gives an `Unusable` in its place. Training needs the captions, so `vlv.data.sets.read_set`
-raises an error for damaged ones instead.
+Captions and meta data are optional here. A sample says why its caption cannot be read, and whoever
+keeps captions refuses it by `with_readable_caption`. A picture that cannot be read gives an
+`Unusable` in its place. Training needs the captions: `vlv.data.sets.read_set` raises an error for
+damaged ones instead.
 """
 
 import math
@@ -12,13 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, extension_of
-from vlv.data.samples import Sample, one_of_several
+from vlv.data.samples import Sample, one_of_several, parse_caption, parse_object, parse_text
 from vlv.data.shards import check_complete, extension_and_key, problem_of
 from vlv.data.stored_pixels import cell_of, image_file
 from vlv.data.tables import Columns, columns_of, import_pyarrow
 from vlv.data.tars import Gap, Member, read_members
 from vlv.errors import DatasetError
-from vlv.text import decode_text, parse_json, printable, well_formed
+from vlv.text import parse_json, printable, well_formed
 
 _ROWS = 64
 # Limits of a name and of each component of it: file systems accept no more.
@@ -38,6 +39,13 @@ class Unusable:
     message: str
     reason: str = "bad-sample"
     is_damage: bool = False
+
+
+def with_readable_caption(sample: Sample | Unusable) -> Sample | Unusable:
+    """The sample; one whose caption is there and cannot be read is refused."""
+    if isinstance(sample, Unusable) or sample.caption_problem is None:
+        return sample
+    return Unusable(_shown(sample.file_name), sample.caption_problem, "bad-caption")
 
 
 @dataclass
@@ -111,7 +119,7 @@ def _samples(path: Path, key: str, found: _Found, file: Any) -> Iterator[Sample 
                 for name in (image, ".json", ".txt")
                 if name in found.members and not problem_of(found.members[name])
             }
-            yield _sample(key, image, content)
+            yield _sample(key, image, content, where)
     for extension in found.twice:
         message = f"the shard {path} holds {_shown(key + extension)} twice; rename one of them"
         yield Unusable(_shown(key + extension), message)
@@ -139,12 +147,24 @@ def _content(file: Any, member: Member) -> bytes:
     return bytes(file.read(member.size))
 
 
-def _sample(key: str, image: str, content: dict[str, bytes]) -> Sample:
-    meta = old_meta(content.get(".json", b"{}"))
-    caption = old_text(meta.get("caption"))
+def _sample(key: str, image: str, content: dict[str, bytes], where: str) -> Sample:
+    """The caption is that of the `.txt` member; without visible text there, that in `.json`."""
+    meta: dict[str, Any] = {}
+    name = _shown(key)
+    caption, problem = None, None
+    if ".json" in content:
+        about = f"{name}.json {where}"
+        try:
+            meta = _writable(parse_object(content[".json"], about))
+        except DatasetError as error:  # a caption may be in it
+            problem = str(error)
+        else:
+            caption, problem = old_caption(meta.get("caption"), about)
     if ".txt" in content:
-        caption = old_text(content[".txt"]) or caption
-    return Sample(key, content[image], image, caption, meta)
+        text, damage = old_caption(content[".txt"], f"{name}.txt {where}")
+        if text or damage:
+            caption, problem = text, damage
+    return Sample(key, content[image], image, caption, meta, problem)
 
 
 def table_samples(
@@ -217,11 +237,20 @@ def _of_row(
         return Unusable(f"{path.stem}-{row:06d}", message)
     except pa.ArrowException:
         data = name = None
-    text = cell(columns.caption) if columns.caption else None
+    text, problem = None, None
+    if columns.caption:
+        try:
+            text = batch.column(columns.caption)[index].as_py()
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            problem = f"the caption in row {row} of {path} cannot be read ({error}); write it anew"
+            if isinstance(error, UnicodeDecodeError):
+                problem = f"row {row} of {path} holds text that is not UTF-8; write it as UTF-8"
     meta = cell("meta") if "meta" in names else None
     sample = sample_of_cells(path, row, data, name, text, meta)
     if isinstance(sample, Unusable):
         return sample
+    if problem is not None:
+        sample = replace(sample, caption_problem=problem)
     others = {name: cell(name) for name in names if name not in ("meta", *columns.names)}
     return replace(sample, meta={**_writable(others), **sample.meta})
 
@@ -249,7 +278,7 @@ def sample_of_cells(
     if not file_name.name or problem_with_name(str(file_name)):
         file_name = PurePosixPath(number)
     first, texts = one_of_several(caption)
-    text = old_text(first)
+    text, problem = old_caption(first, f"row {row} of {path}")
     data = bytes(image)
     try:
         data, extension = image_file(data)
@@ -258,7 +287,8 @@ def sample_of_cells(
         return Unusable(number, message)
     about = {**(old_meta(meta) if isinstance(meta, str) else {}), **_writable(texts)}
     key = file_name.with_suffix("").as_posix()
-    return Sample(key, data, extension or file_name.suffix or extension_of(data), text, about)
+    extension = extension or file_name.suffix or extension_of(data)
+    return Sample(key, data, extension, text, about, problem)
 
 
 def problem_with_name(name: str) -> str | None:
@@ -311,11 +341,11 @@ def writable(sample: Sample) -> Sample:
     return replace(sample, key=key, caption=caption, meta=_writable(sample.meta))
 
 
-def old_text(value: object) -> str | None:
-    """An old caption; None if it is not text."""
-    if isinstance(value, bytes):
-        try:
-            value = decode_text(value)
-        except ValueError:
-            return None
-    return well_formed(value).strip() or None if isinstance(value, str) else None
+def old_caption(value: object, where: str) -> tuple[str | None, str | None]:
+    """(An old caption, why it cannot be read). Both are None where there is none."""
+    try:
+        value = parse_text(value, where) if isinstance(value, bytes) else value
+        text = parse_caption(value, where)
+    except DatasetError as error:
+        return None, str(error)
+    return (well_formed(text).strip() or None if text else None), None

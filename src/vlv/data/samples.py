@@ -26,6 +26,10 @@ class Sample:
     caption: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     """Its other fields in the set; JSON values."""
+    caption_problem: str | None = None
+    """Of a sample that `vlv.data.lenient` reads: why the caption that is there cannot be read, in a
+    sentence.
+    """
 
     @property
     def file_name(self) -> str:

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -179,6 +182,93 @@ def test_captions_that_cannot_be_read_are_named(vlv: Callable, tmp_path: Path) -
     (source / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "zero"}\n{"file_name"')
     ran = vlv("data", "inspect", source)
     assert ran.code == 1 and "line 2 of " in ran.err
+
+
+MOJIBAKE = b"\x8f\xe1\xfa\x81"  # Shift-JIS
+BAD_MEMBERS = {
+    "number": ("json", b'{"caption": 5}', "the caption of number.json in the shard"),
+    "list": ("json", b'{"caption": ["a", "b"]}', "is no text but list"),
+    "bytes": ("txt", MOJIBAKE, "bytes.txt in the shard"),
+    "torn": ("json", b'{"caption": "a', "torn.json in the shard"),
+}
+
+
+def odd_captions(folder: Path, layout: str) -> tuple[Path, dict[str, str]]:
+    """A dataset with two good samples and some whose captions are no text: key -> what is said."""
+    folder.mkdir()
+    picture = encoded(noise(0, (30, 30)), "PNG")
+    if layout == "webdataset":
+        parts = {"a": ("txt", b"Good."), "b": ("json", b'{"caption": null}')}
+        parts |= {key: (kind, data) for key, (kind, data, _) in BAD_MEMBERS.items()}
+        with tarfile.open(folder / "0.tar", "w") as archive:
+            for key, (kind, data) in parts.items():
+                for name, content in ((f"{key}.png", picture), (f"{key}.{kind}", data)):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        return folder, {key: said for key, (_, _, said) in BAD_MEMBERS.items()}
+    valid, *content = pa.array([b"Good.", None, MOJIBAKE]).buffers()
+    texts = pa.StringArray.from_buffers(3, *content, valid)
+    tables = {"texts": texts, "numbers": pa.array([5]), "lists": pa.array([[1, 2]])}
+    keys = {"texts": ["a", "b", "bytes"], "numbers": ["number"], "lists": ["list"]}
+    for name, captions in tables.items():
+        images = [{"bytes": picture, "path": f"{key}.png"} for key in keys[name]]
+        table = pa.table({"image": pa.array(images), "caption": captions})
+        pq.write_table(table, folder / f"{name}.parquet")
+    return folder, {
+        "number": "is no text but int",
+        "list": "is no text but list",
+        "bytes": "holds text that is not UTF-8",
+    }
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "parquet"])
+@pytest.mark.parametrize("after", FORMATS)
+def test_captions_of_shards_that_are_no_text_are_named_and_counted(
+    vlv: Callable, tmp_path: Path, layout: str, after: str
+) -> None:
+    """As those of folders are; the samples beside them go on."""
+    source, bad = odd_captions(tmp_path / "source", layout)
+    ran = vlv("data", "convert", source, tmp_path / "out", "--output-format", after, "--json")
+    assert ran.code == 1
+    *lines, last = map(json.loads, ran.out.splitlines())
+    assert last["refused"] == {"bad-caption": len(bad)} and last["images"] == 2
+    named = {Path(one["file_name"]).stem: one["message"] for one in lines}
+    assert named.keys() == bad.keys()
+    for key, said in bad.items():
+        assert said in named[key] and str(source) in named[key]
+        assert f"vlv: bad-caption: {named[key]}" in ran.err
+    found = {key: one.caption for key, one in contents(tmp_path / "out").items()}
+    assert found == {"a": "Good.", "b": None}
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "parquet"])
+def test_what_looks_at_captions_names_those_that_are_no_text(
+    vlv: Callable, tmp_path: Path, layout: str
+) -> None:
+    source, bad = odd_captions(tmp_path / "source", layout)
+    ran = vlv("data", "inspect", source, "--json")
+    assert ran.code == 1
+    assert json.loads(ran.out.splitlines()[-1])["refused"] == {"bad-caption": len(bad)}
+    assert all(said in ran.err for said in bad.values())
+    ran = vlv("data", "curate", source, tmp_path / "out")
+    assert ran.code == 1 and all(said in ran.err for said in bad.values())
+
+
+def test_a_caption_in_metadata_that_is_no_text_is_named(vlv: Callable, tmp_path: Path) -> None:
+    """Unless a caption file goes before it."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(3):
+        (source / f"{number}.png").write_bytes(encoded(noise(number, (30, 30)), "PNG"))
+    entries = [{"file_name": f"{number}.png", "text": number or "zero"} for number in range(3)]
+    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    (source / "2.txt").write_text("two")
+    ran = vlv("data", "convert", source, tmp_path / "out")
+    assert ran.code == 1
+    assert "bad-caption: the caption of 1.png in metadata.jsonl is no text but int" in ran.err
+    found = {key: one.caption for key, one in contents(tmp_path / "out").items()}
+    assert found == {"0": "zero", "2": "two"}
 
 
 def test_blanks_in_captions_lose_no_text(vlv: Callable, tmp_path: Path) -> None:

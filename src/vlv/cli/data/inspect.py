@@ -48,7 +48,7 @@ def inspect(
     from vlv.data.inspection.inspecting import Inspection, inspected
     from vlv.data.inspection.page import write_page
     from vlv.data.inspection.summary import languages, summary
-    from vlv.data.items import count_items, items, origins
+    from vlv.data.items import count_items, items, origins, with_readable_captions
     from vlv.data.remote.locations import shown_name
     from vlv.errors import ConfigError, DatasetError
 
@@ -59,7 +59,7 @@ def inspect(
     name = shown_name(source)
     inside = origins([source])
     total = count_items(inside)
-    steps = inspected(items(inside), pool, decode=decode)
+    steps = inspected(with_readable_captions(items(inside)), pool, decode=decode)
     found = Inspection()
     for found in progress(steps, total=total):  # noqa: B007
         pass

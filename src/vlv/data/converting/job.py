@@ -21,7 +21,15 @@ from vlv.data.converting.splitting import Split
 from vlv.data.engines import Workers, stream
 from vlv.data.images import MAX_OWN_PIXELS
 from vlv.data.isolated import DecodingPool
-from vlv.data.items import Item, Place, count_items, fingerprint, items, origins
+from vlv.data.items import (
+    Item,
+    Place,
+    count_items,
+    fingerprint,
+    items,
+    origins,
+    with_readable_captions,
+)
 from vlv.data.keys import valid_key
 from vlv.data.lenient import Unusable
 from vlv.data.remote.locations import anywhere, shown_name
@@ -119,7 +127,8 @@ def run_job(
             origin, index = work.start
             done = count_items(inside[:origin], leave_out=job.target) + index
             planned_for(max(0, total - done))
-            work.do(items(inside, start=work.start, leave_out=job.target), workers)
+            found = items(inside, start=work.start, leave_out=job.target)
+            work.do(with_readable_captions(found), workers)
         states = {part: record.state(part) for part in job.parts}
         return Outcome(
             {part: state.images for part, state in states.items()},

@@ -18,7 +18,7 @@ from vlv.data.curation.columns import found_columns
 from vlv.data.curation.job import FOLDER, Job, Kind, Shard, has_results
 from vlv.data.folder import read_metadata, read_sample
 from vlv.data.items import folder_state, metadata_state
-from vlv.data.lenient import Unusable, writable
+from vlv.data.lenient import Unusable, with_readable_caption, writable
 from vlv.data.remote.locations import SetFile, address_of, on_disk
 from vlv.data.remote.samples import NOT_FETCHED, lenient_samples, stats_of
 from vlv.data.samples import Sample
@@ -175,11 +175,12 @@ def samples_of(job: Job, shard: Shard) -> Iterator[Sample | Unusable]:
     """The samples of a shard, in order."""
     if job.kind == "folder":
         return _samples_of_block(job, shard)
-    return map(_named_damage, lenient_samples(job.file(shard)))
+    return map(_named_damage, map(with_readable_caption, lenient_samples(job.file(shard))))
 
 
 def _named_damage(sample: Sample | Unusable) -> Sample | Unusable:
-    """A damaged part of a shard under a reason of its own: more than one image may be lost.
+    """A damaged part of a shard under a reason of its own: more than one image may be lost. A
+    caption that cannot be read has the reason that it has in a folder.
 
     Raises:
         DatasetError: a store did not give the shard; the same command goes on when it does.
@@ -188,6 +189,8 @@ def _named_damage(sample: Sample | Unusable) -> Sample | Unusable:
         raise DatasetError(sample.message)
     if isinstance(sample, Unusable) and sample.is_damage:
         return replace(sample, reason="damaged")
+    if isinstance(sample, Unusable) and sample.reason == "bad-caption":
+        return replace(sample, reason="unreadable")
     return sample
 
 

@@ -94,4 +94,7 @@ def _named(sample: Sample | Unusable, path: Path, file: SetFile) -> Sample | Unu
     """The sample with the file's own name in its message, instead of that of its copy."""
     if isinstance(sample, Unusable):
         return replace(sample, message=sample.message.replace(str(path), str(file)))
+    if sample.caption_problem is not None:
+        problem = sample.caption_problem.replace(str(path), str(file))
+        return replace(sample, caption_problem=problem)
     return sample
