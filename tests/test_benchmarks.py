@@ -16,7 +16,9 @@ import torch
 from tests import launcher
 
 from vlv.models.precision import computes_bfloat16
+from vlv.training.recipes import recipe_config
 from vlv.training.samples.preferences import Exchange, JudgedCaption
+from vlv.training.stages import stage1, stage2
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -104,6 +106,27 @@ def test_the_page_holds_the_tables_of_the_recorded_runs(monkeypatch: pytest.Monk
     tables = runpy.run_path(str(BENCHMARKS / "tables.py"))
     for page in tables["PAGES"]:
         assert tables["filled"](page.read_text("utf-8")) == page.read_text("utf-8")
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_recorded_steps_have_the_flops_that_are_counted_now(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    paper_scale = runpy.run_path(str(BENCHMARKS / "paper_scale.py"))
+    record = ROOT / "docs" / "benchmarks" / f"paper-scale-smoke-{stage}.json"
+    recorded = {row["way"]: row for row in json.loads(record.read_text("utf-8"))["ways"]}
+    config = recipe_config(ROOT / "configs" / "paper" / f"{stage}.yaml").model_copy(
+        update={"frozen_dtype": None, "gradient_checkpointing": None}
+    )
+    with torch.device("meta"):
+        boxes = paper_scale["smoke_boxes"](config)
+    build = {"stage1": stage1, "stage2": stage2}[stage].make_objective
+    objective = build(config, boxes).to("meta").train()
+    for name in ("plain", "latents from a cache"):
+        way = paper_scale["ways"](["latents from a cache"])[name]
+        counted = paper_scale["count"](objective, config, 1, way)
+        assert counted / 1e12 == pytest.approx(recorded[name]["tflop_per_image"], rel=1e-6)
 
 
 def test_the_signal_of_preferences_is_counted(
