@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from vlv.errors import ConfigError
-from vlv.models.lm_cache import fresh_cache, take_rows
+from vlv.models.lm_cache import fresh_cache, reads_by_position, take_rows
 from vlv.models.numbers import real_number, whole_number
 from vlv.models.outputs import Caption
 from vlv.models.tokenizers import caption_ids
@@ -127,28 +127,50 @@ class CaptionDecoder(nn.Module):
         """Probabilities (N,) that token `following[n]` comes next where the caption `ids` of c
         (1,Q,d_T) has another one at a place: exchanged[n] is (place, token).
 
-        All are read in one pass: each other token stands behind the caption, at the position of its
-        place, and sees only what is before that place. What comes before is computed once.
+        Raises ConfigError for a language model that keeps its states in a cache of its own.
         """
         e = self.psi(c).to(self.lm.dtype)
+        states_after = self._states_side_by_side if reads_by_position(self.lm) else self._states
         found = [torch.zeros(0, device=e.device)]
         for start in range(0, len(exchanged), _EXCHANGED):
             part = exchanged[start : start + _EXCHANGED]
-            places = torch.tensor([at for at, _ in part], device=e.device)
-            tokens = torch.tensor([[*ids, *(token for _, token in part)]], device=e.device)
-            words = self.lm.get_input_embeddings()(tokens).to(e.dtype)
-            read = e.shape[1] + len(ids)
-            positions = torch.cat([torch.arange(read, device=e.device), e.shape[1] + places])
-            states = self.lm.base_model(
-                inputs_embeds=torch.cat([e, words], dim=1),
-                attention_mask=_beside(read, e.shape[1] + places, e.dtype),
-                position_ids=positions[None],
-                use_cache=False,
-            ).last_hidden_state[0, read:]
-            logits = self.lm.get_output_embeddings()(states).float()
+            logits = self.lm.get_output_embeddings()(states_after(e, ids, part)).float()
             after = torch.tensor(following[start : start + len(part)], device=e.device)
             found.append(logits.softmax(-1).gather(1, after[:, None])[:, 0])
         return torch.cat(found)
+
+    def _states_side_by_side(
+        self, e: Tensor, ids: Sequence[int], exchanged: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Last states (N,d_LM) after exchanged tokens, all in one pass over one row: each stands
+        behind the caption, at the position of its place, and sees only what is before that place.
+        What comes before is computed once.
+        """
+        places = torch.tensor([at for at, _ in exchanged], device=e.device)
+        tokens = torch.tensor([[*ids, *(token for _, token in exchanged)]], device=e.device)
+        words = self.lm.get_input_embeddings()(tokens).to(e.dtype)
+        read = e.shape[1] + len(ids)
+        positions = torch.cat([torch.arange(read, device=e.device), e.shape[1] + places])
+        states: Tensor = self.lm.base_model(
+            inputs_embeds=torch.cat([e, words], dim=1),
+            attention_mask=_beside(read, e.shape[1] + places, e.dtype),
+            position_ids=positions[None],
+            use_cache=False,
+        ).last_hidden_state[0, read:]
+        return states
+
+    def _states(
+        self, e: Tensor, ids: Sequence[int], exchanged: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """As `_states_side_by_side`, a row for each: what has no keys to mask reads all before."""
+        longest = max(at for at, _ in exchanged) + 1
+        rows = [[*ids[:at], token] + [token] * (longest - at - 1) for at, token in exchanged]
+        words = self.lm.get_input_embeddings()(torch.tensor(rows, device=e.device)).to(e.dtype)
+        states: Tensor = self.lm.base_model(
+            inputs_embeds=torch.cat([e.expand(len(rows), -1, -1), words], dim=1), use_cache=False
+        ).last_hidden_state
+        last = torch.tensor([e.shape[1] + at for at, _ in exchanged], device=e.device)
+        return states[torch.arange(len(rows), device=e.device), last]
 
     def text_loss(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Mean over texts of their mean next-token cross-entropy: pretraining of the model."""

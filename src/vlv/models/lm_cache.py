@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vlv.errors import ConfigError
 
@@ -27,6 +28,17 @@ def fresh_cache(lm: PreTrainedModel) -> DynamicCache:
             "of transformers, such as Qwen, Llama or Gemma"
         )
     return DynamicCache(config=lm.config)
+
+
+def reads_by_position(lm: PreTrainedModel) -> bool:
+    """Whether every layer keeps keys and values, and positions can be given: only then can texts
+    stand in one row, or begin at different times, under a mask.
+
+    Raises ConfigError as `fresh_cache`.
+    """
+    usual = (DynamicLayer, DynamicSlidingWindowLayer)
+    keep_keys = all(type(layer) in usual for layer in fresh_cache(lm).layers)
+    return keep_keys and "position_ids" in inspect.signature(lm.forward).parameters
 
 
 def take_rows(cache: DynamicCache, rows: Sequence[int]) -> None:

@@ -130,3 +130,20 @@ def test_a_cache_of_another_form_is_refused(kind: str, c: Tensor) -> None:
         TransformersEngine(decoder, 1)
     with pytest.raises(ConfigError, match="with which no captions can be written"):
         decoder.generate(c, num_beams=2, max_new_tokens=4)
+
+
+def test_exchanged_tokens_are_read_as_in_captions_of_their_own(
+    decoder: CaptionDecoder, c: Tensor
+) -> None:
+    """As verification reads the words that could stand in place of a caption's."""
+    ids = [3, 8, 5, 9, 4]
+    exchanged = [(at, token) for at in (0, 2, 4) for token in (6, 7)]
+    following = [(*ids[1:], 2)[at] for at, _ in exchanged]
+    with torch.no_grad():
+        expected = [
+            float(decoder.log_probabilities(c[:1], [*ids[:at], token, after])[at + 1, after].exp())
+            for (at, token), after in zip(exchanged, following, strict=True)
+        ]
+        found = decoder.next_probabilities(c[:1], ids, exchanged, following)
+    assert found.tolist() == pytest.approx(expected, rel=1e-3)
+    assert len(set(expected)) == len(expected)

@@ -8,7 +8,6 @@ Shapes: n rows in progress, B rows that begin together, P positions of a prompt,
 model's width, L the longest row's positions, V the vocabulary.
 """
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
@@ -17,10 +16,9 @@ from typing import cast
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vlv.inference.engines.cache import SlotCache
-from vlv.models.lm_cache import fresh_cache
+from vlv.models.lm_cache import fresh_cache, reads_by_position
 
 
 class RowPasses(ABC):
@@ -57,11 +55,9 @@ def passes_of(lm: PreTrainedModel) -> RowPasses:
 
     Raises ConfigError for one that keeps its states in a cache of its own.
     """
-    layers = fresh_cache(lm).layers
-    are_usual = all(type(one) in (DynamicLayer, DynamicSlidingWindowLayer) for one in layers)
-    if not (are_usual and "position_ids" in inspect.signature(lm.forward).parameters):
+    if not reads_by_position(lm):
         return _SeparateRows(lm)
-    windows = [cast(int, getattr(one, "sliding_window", None)) for one in layers]
+    windows = [cast(int, getattr(one, "sliding_window", None)) for one in fresh_cache(lm).layers]
     return _SharedRows(lm, min((window for window in windows if window), default=None))
 
 
