@@ -51,7 +51,7 @@ LANGUAGE_MODELS: dict[str, Sizes] = {
     },
 }
 # Those whose states are in no cache that captions could be written with.
-OTHER_LANGUAGE_MODELS: dict[str, Sizes] = {"mamba": {}, "rwkv": {}}
+OTHER_LANGUAGE_MODELS: dict[str, Sizes] = {"mamba": {}, "rwkv": {}, "recurrent_gemma": {}}
 
 _PUBLISHED_SCHEDULERS: dict[FamilyName, SchedulerMixin] = {
     "stable-diffusion": PNDMScheduler(

@@ -14,6 +14,10 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from vlv.errors import ConfigError
 
 
+# They take a cache, and keep a part of their states in their layers themselves.
+_STATES_IN_LAYERS = ("recurrent_gemma",)
+
+
 def fresh_cache(lm: PreTrainedModel) -> DynamicCache:
     """An empty cache with the layers of a language model.
 
@@ -21,7 +25,8 @@ def fresh_cache(lm: PreTrainedModel) -> DynamicCache:
     read every token as the first one.
     """
     takes_cache = "past_key_values" in inspect.signature(lm.forward).parameters
-    if not (takes_cache and lm._supports_default_dynamic_cache()):
+    keeps_all = takes_cache and lm.config.model_type not in _STATES_IN_LAYERS
+    if not (keeps_all and lm._supports_default_dynamic_cache()):
         raise ConfigError(
             f"language models of the type {lm.config.model_type} keep their states in a cache of "
             "their own, with which no captions can be written; take one that uses the DynamicCache "
