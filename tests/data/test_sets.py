@@ -311,7 +311,7 @@ def test_two_samples_of_one_key_are_not_written_over_each_other(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"file_name": "a.png", "text": ["x"]}', "no text but list"),
+        ('{"file_name": "a.png", "text": ["x", 5]}', "no text but list"),
         ('{"file_name": "a.png", "text": ', "not JSON"),
         ("[1]", "not a JSON object"),
         ('{"text": "x"}', "no file_name"),

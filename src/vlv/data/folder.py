@@ -2,7 +2,8 @@
 
 `a.png` has its caption in `a.txt` (the first line), as trainers of image generators read it, or in
 `a.caption`, and in `metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder reads
-it. Its `metadata.csv`, with the same columns, is read where there is no `metadata.jsonl`.
+it. Its `metadata.csv`, with the same columns, is read where there is no `metadata.jsonl`. All
+readers take captions of metadata by `pop_caption`.
 """
 
 import csv
@@ -20,6 +21,8 @@ from vlv.data.samples import (
     Sample,
     caption_line,
     caption_lines,
+    lines_with_text,
+    one_of_several,
     parse_caption,
     parse_object,
     parse_text,
@@ -30,7 +33,7 @@ from vlv.files import atomic_file
 from vlv.text import json_line, printable
 
 METADATA = "metadata.jsonl"
-# Where an entry of it has captions.
+# Where an entry of it has captions: the first that is not empty counts.
 CAPTION_FIELDS = ("text", "caption", "texts")
 _CSV = "metadata.csv"
 # A backslash, or a component of a path that is empty, `.` or `..`.
@@ -89,8 +92,11 @@ def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sa
     _warn_of_shared_captions([folder / name for name in names])
     several = []
     for name in names:
-        sample = read_sample(folder, name, metadata.get(name, {}), caption_extension)
-        if sample.meta.get("texts") != metadata.get(name, {}).get("texts"):
+        entry = metadata.get(name, {})
+        sample = read_sample(folder, name, entry, caption_extension)
+        others = dict(entry)
+        pop_caption(others)
+        if sample.meta.get("texts") != others.get("texts"):
             several.append(name)
         yield sample
     warn_of_several_lines(folder, several)
@@ -299,11 +305,22 @@ def _csv_rows(
             on_damage(DatasetError(f"line {rows.line_num} of {where} is not CSV ({error})"))
 
 
-def pop_caption(entry: dict[str, Any]) -> Any:
-    """The caption in an entry, which is taken out of it: `text`, or else a text in `caption`."""
-    if "text" not in entry and isinstance(entry.get("caption"), str):
-        return entry.pop("caption")
-    return entry.pop("text", None)
+def pop_caption(entry: dict[str, Any]) -> object:
+    """The caption in an entry, which is taken out of it; None if there is none.
+
+    A list of texts is several captions, as in a cell of a table: all of them become `texts` of the
+    entry. A value that is no text is returned too, for `parse_caption` to refuse; in `texts`, which
+    others use for other things, it is no caption and stays.
+    """
+    for field in CAPTION_FIELDS:
+        caption, several = one_of_several(entry.get(field))
+        if caption is None or (isinstance(caption, str) and not lines_with_text(caption)):
+            entry.pop(field, None)
+        elif field != "texts" or isinstance(caption, str):
+            del entry[field]
+            entry |= several
+            return caption
+    return None
 
 
 def metadata_lines(

@@ -50,6 +50,22 @@ def test_all_lines_are_captions_unless_only_the_first_is(tmp_path: Path) -> None
     assert [one.captions for one in looked(folder, True).good] == [("one",), ("three",)]
 
 
+def test_lists_in_metadata_are_several_captions(tmp_path: Path) -> None:
+    folder = written(tmp_path / "set", {"a": "", "b": "", "c": "", "d": ""})
+    entries = {
+        "a": {"text": ["one", "two"]},
+        "b": {"text": "", "caption": ["three", "four"]},
+        "c": {"caption": {"en": "five"}},
+        "d": {"prompt": "six"},
+    }
+    lines = [json.dumps({"file_name": f"{key}.png", **one}) for key, one in entries.items()]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    found = looked(folder)
+    assert [one.captions for one in found.good] == [("one", "two"), ("three", "four")]
+    assert found.without == ["d.png"]
+    assert "the caption of c.png" in found.refused[0] and "is no text but dict" in found.refused[0]
+
+
 def test_captions_come_in_every_layout(tmp_path: Path) -> None:
     bare = written(tmp_path / "bare", {"a": "", "b": ""})
     expected = [("a", ("one",)), ("b", ("two",))]

@@ -243,6 +243,10 @@ def _one_line_each(sample: Sample) -> Sample:
     if len(texts) > 1:
         meta["texts"] = texts
     caption = " ".join((sample.caption or "").split())
+    other = sample.meta.get("caption")
+    # A folder may hold a `text` that counts and another `caption` beside it.
+    if other and not (isinstance(other, str) and " ".join(other.split()) in [caption, *texts]):
+        meta.setdefault("source_caption", other)
     return replace(sample, caption=caption or None, meta=meta)
 
 
