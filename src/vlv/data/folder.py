@@ -246,6 +246,24 @@ def read_metadata(folder: Path, on_damage: OnDamage = _refuse) -> dict[str, dict
     return found
 
 
+def metadata_csv(folder: Path) -> Path | None:
+    """The `metadata.csv` that is read in a folder, because no `metadata.jsonl` is there."""
+    path = _metadata_in(folder)
+    return path if path is not None and path.name == _CSV else None
+
+
+def metadata_below(folder: Path) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:
+    """The metadata files in a folder's subfolders that name images there, with their entries, as
+    `read_metadata` has them: an entry of the folder's own file would go before. What cannot be read
+    is left out.
+    """
+    for path in metadata_files(folder):
+        if path.parent != folder:
+            entries = _located(folder, path, _lines_of(path, on_damage=lambda error: None))
+            if entries:
+                yield path, entries
+
+
 def _lines_of(path: Path, on_damage: OnDamage) -> Iterator[tuple[str, dict[str, Any]]]:
     read = _csv_lines if path.name == _CSV else metadata_lines
     try:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from vlv.data.folder import METADATA
+from vlv.data.folder import METADATA, caption_file
 from vlv.data.images import EXTENSIONS, extension_of
 from vlv.data.samples import Sample
 from vlv.data.sets import holds_only, write_set
@@ -50,7 +50,8 @@ class Sidecars:
     """`<stem>.txt` beside each image: UTF-8, one line for each caption, the best first.
 
     Trainers that read one caption use the first line; sd-scripts with `enable_wildcard` draw a
-    line.
+    line. Where there is no `.txt`, a `.caption` is the image's caption file: a new `.txt` would go
+    before it.
     """
 
     def __init__(self, extension: str = ".txt", replace: Replace = Replace.NONE) -> None:
@@ -71,13 +72,17 @@ class Sidecars:
         """The path of the image's caption file."""
         return image.with_suffix(self.extension)
 
+    def found(self, image: Path) -> Path:
+        """The path of the caption file that readers find; where there is none, of a new one."""
+        return caption_file(image, self.extension)
+
     def has(self, image: Path) -> bool:
         """Whether the file holds text; trainers refuse empty files."""
-        return holds_text(self.path(image))
+        return holds_text(self.found(image))
 
     def keeps(self, image: Path) -> bool:
         """Whether the file holds text that must stay."""
-        path = self.path(image)
+        path = self.found(image)
         return not may_replace(path, self._replace, self._records.of(path.parent))
 
     def put(self, image: Path, caption: str, *others: str) -> bool:
@@ -91,7 +96,7 @@ class Sidecars:
             with atomic_file(path) as unfinished:
                 unfinished.write_text(text, encoding="utf-8", newline="\n")
                 sync(unfinished)  # takes a while, so the question comes after it
-                if not may_replace(path, self._replace, record):
+                if self.keeps(image):
                     raise _StaysError
                 record.note([(path.name, text)])
         except _StaysError:

@@ -27,8 +27,8 @@ from vlv.inference.bulk.job import SCRATCH, Job
 from vlv.inference.bulk.output import (
     OK,
     Record,
-    caption_file,
     commit,
+    found_caption_file,
     has_lost_caption,
     records,
     sample_writer,
@@ -175,7 +175,7 @@ class ShardCaptioner:
             if record["status"] == OK and not (
                 place in before
                 and job.has_caption_files
-                and holds_text(caption_file(job, record["file_name"]))
+                and holds_text(found_caption_file(job, record["file_name"]))
             ):
                 if isinstance(item, Refused):  # it had a caption, but the image is gone
                     record = refusal_line(self._job, item)
@@ -257,7 +257,7 @@ class ShardCaptioner:
         """Whether an image has a caption file that must stay."""
         if not self._job.has_caption_files:
             return False
-        path = caption_file(self._job, name)
+        path = found_caption_file(self._job, name)
         return not may_replace(path, replace, self._records.of(path.parent))
 
     def _captions(

@@ -14,6 +14,7 @@ from typing import Any
 
 from vlv.checkpoints.adapters import captioner_hash, former_captioner_hash
 from vlv.checkpoints.hub import resolve
+from vlv.data.folder import METADATA, caption_file, metadata_below, metadata_csv
 from vlv.data.remote.locations import shown_name, url_of
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file, exclusive_lock, sha256_of, write_text
@@ -64,11 +65,23 @@ def _check_target(job: Job, kind: Kind, replacing: Replace) -> None:
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target} is no folder; name one for the results")
     if job.output_format in BESIDE and kind == "folder":
-        taken = target / "metadata.jsonl"
-        if job.output_format == "jsonl" and taken.exists() and replacing is Replace.NONE:
-            raise ConfigError(f"{taken} exists already; --overwrite replaces it")
+        if job.output_format == "jsonl" and replacing is Replace.NONE:
+            _check_metadata(target)
     elif target.is_dir() and any(path.name != FOLDER for path in target.iterdir()):
         raise ConfigError(f"{target} holds other files already; name a new folder for the results")
+
+
+def _check_metadata(target: Path) -> None:
+    """Raise ConfigError if a new metadata.jsonl would replace captions, or go before them."""
+    taken = target / METADATA
+    if taken.exists():
+        raise ConfigError(f"{taken} exists already; --overwrite replaces it")
+    other = metadata_csv(target) or next((path for path, _ in metadata_below(target)), None)
+    if other is not None:
+        raise ConfigError(
+            f"the captions in {other} would not be read beside {taken}; name another folder for "
+            "the results, or --overwrite writes it all the same"
+        )
 
 
 def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str], None]) -> None:
@@ -142,7 +155,8 @@ def _layout(job: Job, kind: Kind, replacing: Replace) -> Layout:
     known = FolderRecords()
 
     def is_kept(path: Path) -> bool:
-        return not may_replace(path, replacing, known.of(path.parent))
+        there = caption_file(path, job.caption_extension)
+        return not may_replace(there, replacing, known.of(path.parent))
 
     return Layout(
         job.source,

@@ -110,6 +110,11 @@ def caption_file(job: Job, name: str) -> Path:
     return Sidecars(job.caption_extension).path(job.target / target_name(job, name))
 
 
+def found_caption_file(job: Job, name: str) -> Path:
+    """The caption file of an image that readers find in the target, which may be a `.caption`."""
+    return Sidecars(job.caption_extension).found(job.target / target_name(job, name))
+
+
 def target_name(job: Job, name: str) -> str:
     """The name of an image in the results: bytes that are not UTF-8 are escaped, except in the
     source's own tree.
@@ -161,6 +166,7 @@ def _move_files(
     """
     hashes: dict[str, str] = {}
     changed: dict[Path, Record] = {}
+    sidecars = Sidecars(job.caption_extension)
     by_parent: dict[Path, list[Path]] = defaultdict(list)
     for file in sorted(path for path in files.rglob("*") if not path.is_dir()):
         by_parent[file.parent].append(file)
@@ -179,7 +185,8 @@ def _move_files(
         for file in inside:
             sync(file)
             goal = place / file.name
-            if file in captions and not may_replace(goal, replace, records.of(place)):
+            there = sidecars.found(goal)
+            if file in captions and not may_replace(there, replace, records.of(place)):
                 changed[goal] = {"status": KEPT, "message": "somebody has written its caption"}
                 continue
             # There may be many text files; the shard's lines hold the same text.
@@ -327,12 +334,12 @@ def has_lost_caption(job: Job, record: Record) -> bool:
     """Whether an image had a caption file that is gone now, or holds no text any more."""
     if not job.has_caption_files or record["status"] not in (OK, KEPT):
         return False
-    return not holds_text(caption_file(job, record["file_name"]))
+    return not holds_text(found_caption_file(job, record["file_name"]))
 
 
 def current_caption(job: Job, name: str) -> list[str]:
     """The captions in an image's caption file in the target."""
-    return (text_of(caption_file(job, name)) or "").split("\n")
+    return (text_of(found_caption_file(job, name)) or "").split("\n")
 
 
 def lines_path(job: Job, shard: Shard) -> Path:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vlv.data.folder import metadata_line
-from vlv.errors import DatasetError
+from vlv.data.folder import METADATA, metadata_below, metadata_csv, metadata_line
+from vlv.errors import ConfigError, DatasetError
 from vlv.inference.caption_lists.common import PATIENCE, CaptionList, joined, until_unchanged
 from vlv.inference.written import (
     ChangedMeanwhileError,
@@ -32,11 +32,20 @@ class MetadataFile(CaptionList):
     File names are relative to the file's folder. Lines are appended one by one, so that a run that
     is cut off keeps them. The last line of an image counts, and `close` drops earlier lines. Other
     fields, lines of other images, and lines that cannot be read stay. If an image has several
-    captions, `texts` holds all of them and `text` the first.
+    captions, `texts` holds all of them and `text` the first. Captions in the metadata of subfolders
+    count too, since a line here would go before them.
+
+    Raises:
+        ConfigError: a `metadata.csv` is there, which nobody reads beside a new `metadata.jsonl`.
     """
 
     def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
         super().__init__(path, replace)
+        self._below: dict[str, str] = {}
+        if path.name == METADATA:
+            _check_beside(path, replace)
+            for _, entries in metadata_below(self._folder):
+                self._below |= {name: captions_of_line(one) for name, one in entries.items()}
         self._records: dict[str, dict[str, Any]] = {}
         self._unread: list[str] = []
         # Whether lines can be appended to the file, and whether its last line is incomplete.
@@ -70,7 +79,7 @@ class MetadataFile(CaptionList):
         return Path(os.path.relpath(image, self._folder)).as_posix()
 
     def _text(self, name: str) -> str:
-        return captions_of_line(self._records.get(name, {}))
+        return captions_of_line(self._records.get(name, {})) or self._below.get(name, "")
 
     def _add(self, name: str, texts: list[str]) -> bool:
         self._wait_for_writers(whole=name in self._records)
@@ -211,8 +220,20 @@ class MetadataFile(CaptionList):
 
 
 def captions_of_line(record: Mapping[str, Any]) -> str:
-    """The captions in a record of metadata.jsonl, one per line; empty if there are none."""
-    return joined(record.get("text"), record.get("texts"))
+    """The captions in a record of metadata.jsonl, one per line; empty if there are none. The fields
+    are those that `vlv.data.folder` reads.
+    """
+    # This program writes the first two, and its notes of captions are of both.
+    return joined(record.get("text"), record.get("texts")) or joined(record.get("caption"))
+
+
+def _check_beside(path: Path, replace: Replace) -> None:
+    other = metadata_csv(path.parent)
+    if other is not None and replace is Replace.NONE:
+        raise ConfigError(
+            f"{other} would not be read beside a {METADATA}, nor the captions in it; name another "
+            f"file with --output, or --overwrite writes {path} all the same"
+        )
 
 
 def _fields(texts: list[str]) -> tuple[str, list[str] | None]:
