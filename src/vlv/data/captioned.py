@@ -5,6 +5,7 @@ kohya's scripts (`{"path": {"caption": ...}}`) and of the paper's authors (`{"na
 Decodes nothing.
 """
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -51,6 +52,17 @@ def open_captioned(path: Path, *, index_folder: Path) -> ImageSet:
         if len(found) == 1:
             return JsonImages(found[0])
     return images
+
+
+def image_of_key(folder: Path, key: str) -> Path | None:
+    """The image that a key of a JSON in `folder` stands for: the file of this name, or the first
+    with an extension of images after it; None where there is none.
+    """
+    place = folder / key
+    endings = (*EXTENSIONS, *map(str.upper, EXTENSIONS))
+    files = (place, *(Path(f"{place}{extension}") for extension in endings))
+    # With an extension a name may be too long for a file: then it is none.
+    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def distinct_samples(
@@ -104,7 +116,10 @@ class JsonImages(ImageSet):
 
     def __getitem__(self, index: int) -> Sample:
         name, text = self._entries[index]
-        file = self._file(name)
+        file = image_of_key(self._path.parent, name)
+        if file is None:
+            where = printable(self._path)
+            raise DatasetError(f"{where} names {printable(name)}, which is not there")
         try:
             image = image_bytes(file)
         except ImageError as error:
@@ -117,13 +132,6 @@ class JsonImages(ImageSet):
             caption=lines[0] if lines else None,
             meta={"texts": lines} if len(lines) > 1 else {},
         )
-
-    def _file(self, name: str) -> Path:
-        place = self._path.parent / name
-        for file in (place, *(Path(f"{place}{extension}") for extension in EXTENSIONS)):
-            if file.is_file():
-                return file
-        raise DatasetError(f"{printable(self._path)} names {printable(name)}, which is not there")
 
     @property
     def fingerprint(self) -> str:

@@ -1,12 +1,15 @@
 """kohya's JSON: one object with an entry for each image."""
 
 import json
+import os
 import time
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from vlv.data.captioned import image_of_key
 from vlv.errors import DatasetError
 from vlv.files import write_text
 from vlv.inference.caption_lists.common import PATIENCE, CaptionList, joined, until_unchanged
@@ -22,14 +25,19 @@ _SHARE = 1 / 20
 class CaptionsJson(CaptionList):
     """kohya's JSON: `{"<absolute path of the image>": {"caption": ...}}`, as sd-scripts read it.
 
-    Other images in an existing file stay, and other fields of an image. The whole file is written
-    every few seconds and by `close`. Several captions of an image are the lines of its `caption`:
-    sd-scripts use the first, or with `enable_wildcard` draw one.
+    Other images in an existing file stay, and other fields of an image. So does a key that stands
+    for an image in another way, as sd-scripts' stems do: it means what `vlv.data.captioned` reads,
+    so that images with one stem share no entry. The whole file is written every few seconds and by
+    `close`. Several captions of an image are the lines of its `caption`: sd-scripts use the first,
+    or with `enable_wildcard` draw one.
     """
 
     def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
         super().__init__(path, replace)
         self._entries: dict[str, Any] = {}
+        # Place that a key means -> such keys of the file; name of an image -> the key of its entry.
+        self._places: dict[str, list[str]] = {}
+        self._keys: dict[str, str] = {}
         self._refresh()
         self._next = time.monotonic() + _WRITE_EVERY
         self._changed = False
@@ -76,7 +84,29 @@ class CaptionsJson(CaptionList):
         return str(image.absolute())
 
     def _text(self, name: str) -> str:
-        entry = self._entries.get(name)
+        return self._text_of(self._entry_key(name))
+
+    def _key(self, name: str) -> str:
+        return super()._key(self._entry_key(name))
+
+    def _entry_key(self, name: str) -> str:
+        """The key of an image's entry in the file; of a new one the image's name."""
+        if name not in self._keys:
+            found = self._keys_in_file(name)
+            captioned = (key for key in found if self._text_of(key))
+            self._keys[name] = next(captioned, found[0] if found else name)
+        return self._keys[name]
+
+    def _keys_in_file(self, name: str) -> list[str]:
+        place = os.path.normpath(name)
+        stem, _ = os.path.splitext(place)
+        exact = sorted(self._places.get(place, ()), key=lambda key: key != name)
+        bare = self._places.get(stem, ())
+        files = ((key, image_of_key(self._folder, key)) for key in bare)
+        return exact + [key for key, file in files if file and os.path.normpath(file) == place]
+
+    def _text_of(self, key: str) -> str:
+        entry = self._entries.get(key)
         return joined(entry.get("caption") if isinstance(entry, dict) else entry)
 
     def _write(self) -> None:
@@ -98,14 +128,15 @@ class CaptionsJson(CaptionList):
             del new[name], self._put[name]
         if new:
             self._written.note((self._key(name), text) for name, text in new.items())
-            entries = {**self._entries, **{name: self._entry(name, new[name]) for name in new}}
+            keys = {self._entry_key(name): text for name, text in new.items()}
+            entries = {**self._entries, **{key: self._entry(key, keys[key]) for key in keys}}
             with self._replaced() as unfinished:
                 text = json.dumps(entries, indent=2) + "\n"
                 unfinished.write_text(text, encoding="utf-8")
             self._entries = entries
 
-    def _entry(self, name: str, text: str) -> dict[str, Any]:
-        before = self._entries.get(name)
+    def _entry(self, key: str, text: str) -> dict[str, Any]:
+        before = self._entries.get(key)
         return {**(before if isinstance(before, dict) else {}), "caption": text}
 
     def _refresh(self) -> None:
@@ -121,6 +152,9 @@ class CaptionsJson(CaptionList):
                 f"{self.path} holds no captions in kohya's layout; name another file with --output"
             )
         self._entries, self._state = found, state
+        self._places, self._keys = defaultdict(list), {}
+        for key in found:
+            self._places[os.path.normpath(os.path.join(self._folder, key))].append(key)
 
     def _rescued(self) -> str:
         """Write the captions of this run to a separate file. Returns words that name it."""
