@@ -13,7 +13,6 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vlv.errors import ConfigError
 
-
 # They take a cache, and keep a part of their states in their layers themselves.
 _STATES_IN_LAYERS = ("recurrent_gemma",)
 
