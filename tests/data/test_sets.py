@@ -15,6 +15,7 @@ import webdataset
 from PIL import Image
 
 from vlv.data.curation.source import kind_of
+from vlv.data.folder import shared_stems
 from vlv.data.image_sets import open_image_set
 from vlv.data.items import items, origins
 from vlv.data.lenient import Unusable
@@ -270,11 +271,27 @@ def test_other_caption_extensions(tmp_path: Path) -> None:
     assert next(read_set(tmp_path)).caption == "What trainers read first."
 
 
+def test_shared_stems() -> None:
+    images = [Path("x/a.jpg"), Path("x/a.png"), Path("y/a.png"), Path("x/a.b.png")]
+    assert shared_stems(images) == {Path("x/a"): images[:2]}
+
+
 def test_shared_caption_files_are_warned_of(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg"):
         (tmp_path / name).write_bytes(a_sample(1).image)
-    with pytest.warns(UserWarning, match="share one caption file"):
-        assert len(list(read_set(tmp_path))) == 2
+    lines = [{"file_name": name, "text": f"That of {name}."} for name in ("a.png", "a.jpg")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert len(list(read_set(tmp_path))) == 2  # each has a caption of its own
+    (tmp_path / "a.txt").write_text("Of one of them.")
+    for name in ("b.webp", "b.jpg", "b.gif", "c.png"):
+        (tmp_path / name).write_bytes(a_sample(1).image)
+    (tmp_path / "b.caption").write_text("Of one of them.")
+    with pytest.warns(UserWarning, match="share one caption file") as found:
+        assert len(list(read_set(tmp_path))) == 6
+    with pytest.warns(UserWarning, match="share one caption file") as again:
+        assert len(open_image_set(tmp_path, index_folder=tmp_path / "index")) == 6
+    assert [str(one.message) for one in found] == [str(one.message) for one in again]
+    assert "a.jpg and a.png share one caption file, as do those of 1 more;" in str(found[0].message)
 
 
 def test_a_line_of_metadata_ends_at_its_newline_alone(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vlv.inference.inputs import find_images, find_inputs, shared_stems
+from vlv.inference.inputs import find_images, find_inputs
 
 
 @pytest.fixture
@@ -57,11 +57,6 @@ def test_a_folder_that_cannot_be_read_is_refused(
     assert [one.reason for one in found.refused] == ["unreadable"]
     assert str(tree / "sub") in found.refused[0].message
     assert found.images == [tree / "a.jpg", tree / "b.PNG"]
-
-
-def test_shared_stems() -> None:
-    images = [Path("x/a.jpg"), Path("x/a.png"), Path("y/a.png"), Path("x/a.b.png")]
-    assert shared_stems(images) == {Path("x/a"): images[:2]}
 
 
 def linked(tmp_path: Path) -> Path:

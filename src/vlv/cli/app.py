@@ -21,7 +21,9 @@ of whose inputs some failed names them on standard error and raises `typer.Exit(
 import errno
 import io
 import sys
-from typing import Annotated, Any
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -235,6 +237,8 @@ _PANELS = {
     "Models": ("models", "assemble", "convert", "ood-detector", "verifier", "doctor"),
 }
 
+_PACKAGE = Path(__file__).parents[1]
+
 # Errors in what a command was given to work on, and of programs that it works with.
 _INPUT_ERRORS = (ImageError, DatasetError, TrainingError, EngineError)
 
@@ -328,6 +332,24 @@ def build() -> LazyGroup:
     return root
 
 
+_show_as_python_does = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of this package as the line that its errors are, without a place in its code."""
+    if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
+        typer.echo(f"vlv: warning: {printable(str(message))}", err=True)
+    else:
+        _show_as_python_does(message, category, filename, lineno, file, line)
+
+
 def main(args: list[str] | None = None) -> None:
     """Entry point of the `vlv` script; exits the process."""
     if sys.platform == "win32":  # file locks and limits of memory are those of POSIX
@@ -339,4 +361,5 @@ def main(args: list[str] | None = None) -> None:
         # A name or a caption that the console cannot show is escaped and stops no work.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning
     sys.exit(build()(args, prog_name="vlv"))

@@ -270,7 +270,7 @@ def _store(
 
 def first_of_shared(images: list[Path], store: "CaptionStore") -> list[Path]:
     """The images without those that would share the caption file of another, with a warning."""
-    from vlv.inference.inputs import shared_stems
+    from vlv.data.folder import shared_stems
 
     others: set[Path] = set()
     for stem, several in shared_stems(images).items():

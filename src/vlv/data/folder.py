@@ -89,7 +89,7 @@ def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sa
         raise DatasetError(f"there is no folder {printable(folder)}")
     metadata = read_metadata(folder)
     names = image_names(folder, metadata)
-    _warn_of_shared_captions([folder / name for name in names])
+    warn_of_shared_captions(folder, names, caption_extension)
     several = []
     for name in names:
         entry = metadata.get(name, {})
@@ -210,6 +210,41 @@ def warn_of_several_lines(folder: Path, names: Sequence[str], *, stacklevel: int
         f"{files} in {printable(folder)} hold several lines (that of {printable(names[0])} first): "
         "the first line is the caption and all lines are `texts`; write a paragraph on one line if "
         "it is meant as a whole",
+        stacklevel=stacklevel,
+    )
+
+
+def shared_stems(images: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Images whose captions would lie in the same file: path without suffix -> the images."""
+    first: dict[Path, Path] = {}
+    several: dict[Path, list[Path]] = {}
+    for image in images:
+        stem = image.with_suffix("")
+        other = first.setdefault(stem, image)
+        if other is not image:
+            several.setdefault(stem, [other]).append(image)
+    return several
+
+
+def warn_of_shared_captions(
+    folder: Path, names: Iterable[str], extension: str = ".txt", *, stacklevel: int = 3
+) -> None:
+    """Warn of images that have one caption file together, which may be true of one of them only.
+    Those without a caption file share nothing.
+    """
+    found = [
+        several
+        for several in shared_stems(folder / name for name in names).values()
+        if caption_file(several[0], extension).is_file()
+    ]
+    if not found:
+        return
+    first, *others = (printable(image.relative_to(folder)) for image in found[0])
+    more = f", as do those of {len(found) - 1:,} more" if len(found) > 1 else ""
+    warnings.warn(
+        f"in {printable(folder)}, {first} and {', '.join(others)} share one caption file{more}; it "
+        "may be wrong for all but one of them: give each image a name and a caption file of its "
+        "own",
         stacklevel=stacklevel,
     )
 
@@ -386,14 +421,3 @@ def _place(folder: Path, name: str) -> tuple[str, str]:
     """The identity of an image: the same for all names of its folder."""
     parent, last = os.path.split(folder / name)
     return os.path.realpath(parent), last
-
-
-def _warn_of_shared_captions(paths: list[Path]) -> None:
-    seen: dict[Path, Path] = {}
-    for path in paths:
-        other = seen.setdefault(path.with_suffix(""), path)
-        if other is not path:
-            warnings.warn(
-                f"{printable(other)} and {printable(path.name)} share one caption file",
-                stacklevel=3,
-            )

@@ -26,6 +26,7 @@ from vlv.data.folder import (
     read_sample,
     several_lines,
     warn_of_several_lines,
+    warn_of_shared_captions,
 )
 from vlv.data.images import EXTENSIONS
 from vlv.data.indexing import open_index
@@ -136,6 +137,7 @@ class FolderImages(ImageSet):
         self._folder = folder
         self._metadata = read_metadata(folder)
         self._names = image_names(folder, self._metadata)
+        warn_of_shared_captions(folder, self._names, stacklevel=4)
         warn_of_several_lines(folder, several_lines(folder, self._names[:_LOOKED_AT]), stacklevel=4)
 
     def __len__(self) -> int:

@@ -210,14 +210,6 @@ def _set_files(path: Path) -> list[SetFile]:
         return []  # searching it for images gives the reason
 
 
-def shared_stems(images: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Images whose captions would lie in the same file: path without suffix -> the images."""
-    by_stem: dict[Path, list[Path]] = {}
-    for image in images:
-        by_stem.setdefault(image.with_suffix(""), []).append(image)
-    return {stem: several for stem, several in by_stem.items() if len(several) > 1}
-
-
 def _search(folder: Path, recursive: bool, found: Found) -> None:
     images = []
     for name, problem in walk(folder, recursive=recursive):

@@ -151,6 +151,16 @@ def test_pictures_that_do_not_work_are_named_and_left_out(
     assert (tmp_path / "out" / "vlv.json").is_file()
 
 
+def test_pictures_with_one_caption_file_are_named(
+    vlv: Callable[..., Any], tiny_model_dir: Path, photos: Path, tmp_path: Path
+) -> None:
+    plain("blue").save(photos / "00.jpg")
+    made = vlv("finetune", tiny_model_dir, photos, "--out", tmp_path / "out", "--epochs", "1")
+    assert made.code == 0, made.err
+    (warning,) = [line for line in made.err.splitlines() if "caption file" in line]
+    assert warning.startswith(f"vlv: warning: in {photos}, 00.jpg and 00.png share one caption")
+
+
 def test_one_picture_is_enough(
     vlv: Callable[..., Any], tiny_model_dir: Path, tmp_path: Path
 ) -> None:

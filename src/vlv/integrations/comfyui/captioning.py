@@ -10,11 +10,12 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io
 from torch import Tensor
 
+from vlv.data.folder import shared_stems
 from vlv.errors import ConfigError
 from vlv.inference.caption_files import Sidecars
 from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.encoding import default_batch_size
-from vlv.inference.inputs import find_images, shared_stems
+from vlv.inference.inputs import find_images
 from vlv.inference.records import Captioned, ImageInput, Refused
 from vlv.inference.written import Replace
 from vlv.integrations.comfyui.model import CATEGORY, Model, pictures_of
