@@ -52,6 +52,42 @@ def test_python_dash_m() -> None:
     assert ran.stdout == f"vlv {__version__}\n"
 
 
+def closed(stream: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run `vlv` by a shell that closes a stream, as `<&-`."""
+    command = ["sh", "-c", f'exec "$@" {stream}', "sh", sys.executable, "-m", "vlv.cli"]
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("stream", "arguments", "message"),
+    [
+        ("<&-", ["caption", "-"], "standard input is closed, and - stands for it;"),
+        ("<&-", ["caption", "--filelist", "-"], "standard input is closed, and - stands for it;"),
+        (
+            "<&-",
+            ["encode", "-", "--out", "z.safetensors"],
+            "standard input is closed, and - stands for it;",
+        ),
+        (">&-", ["caption", "a.png", "--json"], "standard output is closed, so that the results"),
+        (">&-", ["verify", "a.png"], "standard output is closed, so that the results would be"),
+    ],
+)
+def test_a_closed_stream_is_named(stream: str, arguments: list[str], message: str) -> None:
+    ran = closed(stream, *arguments)
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1), ran.stderr
+    assert ran.stderr.startswith(f"vlv: {message}")
+
+
+def test_lines_of_a_closed_stream_go_nowhere_else(tmp_path: Path) -> None:
+    ran = closed("2>&-", "caption", tmp_path / "missing.png")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    for stream in (">&-", "2>&-", "<&- >&- 2>&-"):
+        out = tmp_path / stream
+        ran = closed(stream, "world", "render", "--count", "1", "--out", out)
+        assert ran.returncode == 0, ran.stderr
+        assert len(list(out.glob("*.png"))) == 1
+
+
 def test_shell_completion_knows_commands_and_flags(
     monkeypatch: pytest.MonkeyPatch, vlv: Callable
 ) -> None:

@@ -327,3 +327,17 @@ def test_a_text_that_goes_on_with_a_comma_has_no_space_before_it(
     # Nor does a full stop stand before it.
     assert ran.out == f"sks {CAPTIONS['red'].removesuffix('.')}, 4k\n"
     assert vlv("caption", image, "--append", "by sks").out == f"{CAPTIONS['red']} by sks\n"
+
+
+def test_files_are_written_where_standard_output_is_closed(
+    vlv: Callable, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    ran = vlv("caption", pictures, "--output-format", "txt", "--json")
+    assert (ran.code, len(list(pictures.glob("*.txt")))) == (0, 3), ran.err
+    ran = vlv("caption", pictures, "--output-format", "txt", "--dry-run")
+    assert (ran.code, "standard output is closed" in ran.err) == (2, True)
+    monkeypatch.setattr(sys, "stdin", None)
+    (pictures / "list").write_text("-")
+    ran = vlv("caption", "--filelist", pictures / "list", "--output-format", "parquet")
+    assert (ran.code, "standard input is closed" in ran.err) == (2, True)

@@ -20,6 +20,7 @@ of whose inputs some failed names them on standard error and raises `typer.Exit(
 
 import errno
 import io
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -350,6 +351,20 @@ def _show_warning(
         _show_as_python_does(message, category, filename, lineno, file, line)
 
 
+def _fill_closed_streams() -> None:
+    """Let standard streams that are closed lead nowhere: a file that is opened would take the place
+    of one, and libraries would write into it. For Python, input and output stay closed.
+    """
+    place = os.open(os.devnull, os.O_RDWR)
+    while place <= 2:
+        os.set_inheritable(place, True)
+        place = os.open(os.devnull, os.O_RDWR)
+    os.close(place)
+    if sys.stderr is None:
+        # tqdm would write to standard output in its place.
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
 def main(args: list[str] | None = None) -> None:
     """Entry point of the `vlv` script; exits the process."""
     if sys.platform == "win32":  # file locks and limits of memory are those of POSIX
@@ -357,6 +372,7 @@ def main(args: list[str] | None = None) -> None:
             "vlv: Windows is not supported; install vlv in WSL 2, and run it there", err=True
         )
         sys.exit(2)
+    _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A name or a caption that the console cannot show is escaped and stops no work.
         if isinstance(stream, io.TextIOWrapper):

@@ -8,7 +8,7 @@ import typer
 from vlv.cli.caption_output import Output, OutputFormat
 from vlv.cli.caption_plan import SAMPLE, planned
 from vlv.cli.caption_run import Run, Waiting, open_captioner
-from vlv.cli.common import Failures
+from vlv.cli.common import Failures, require_standard_output
 from vlv.cli.option_groups import (
     CheckOptions,
     EngineOptions,
@@ -113,6 +113,8 @@ def caption(
         overwrite_edited,
         None if dry_run else command,
     )
+    if out.prints or dry_run:
+        require_standard_output("--output-format and no --dry-run")
     failures = Failures(as_json)
     failures.add(*found.refused)
     to_do, plan = planned(found, out)

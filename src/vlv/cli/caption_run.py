@@ -3,7 +3,6 @@ the images on standard error.
 """
 
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from vlv.cli.caption_plan import Plan, load_for, show_plan, trial, with_preview
 from vlv.cli.common import (
     Failures,
     is_fine_tune,
+    is_seen,
     note_differences,
     progress,
     smallest,
@@ -152,7 +152,7 @@ class Run:
     def write(self, generation: GenerationOptions, trigger: str, *, bare: bool) -> None:
         """Write the captions of all images; `bare` prints them without file names."""
         results = self._captioner.results(self._waiting)
-        if not self._out.prints or not sys.stdout.isatty():
+        if not self._out.prints or not is_seen():
             total = None if self._plan.sets else self._plan.to_caption
             results = progress(results, total=total)
         made = self._made(results, generation, trigger)

@@ -4,6 +4,7 @@ out-of-distribution images, as a list of their names and a warning.
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -71,6 +72,22 @@ def progress_bar(
     return ProgressBar(
         items, total=total, initial=initial, unit=unit, description=description, say=note
     )
+
+
+def is_seen() -> bool:
+    """Whether standard output is a terminal, whose lines show how far the work is."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def require_standard_output(instead: str) -> None:
+    """Raises ConfigError where standard output is closed, for a command that writes nowhere else.
+    instead: the flags that write files.
+    """
+    if sys.stdout is None:
+        raise ConfigError(
+            "standard output is closed, so that the results would be lost; open it, or give "
+            + instead
+        )
 
 
 def note(line: str) -> None:

@@ -1,14 +1,20 @@
 """`vlv verify`: which sentences of captions the images support."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.common import Failures, is_fine_tune, progress, warn_of_ood
+from vlv.cli.common import (
+    Failures,
+    is_fine_tune,
+    is_seen,
+    progress,
+    require_standard_output,
+    warn_of_ood,
+)
 from vlv.cli.option_groups import InputOptions, OffloadModelOptions
 from vlv.cli.options.captions import DEFAULT_FALSE_ALARM_RATE, FalseAlarmRateOption
 from vlv.cli.options.files import CaptionExtensionOption, JsonOption, OverwriteOption
@@ -112,6 +118,8 @@ def verify(
             "use --output-format label-studio"
         )
     _check_places(report, output_format, output, overwrite)
+    if report is None and output is None:
+        require_standard_output("--report or --output")
     failures = Failures(as_json)
     failures.add(*found.refused)
 
@@ -123,7 +131,7 @@ def verify(
     pages, marked = [], []
     out_of_distribution: list[str] = []
     images = inputs_of(found.images, found.sets)
-    if not sys.stdout.isatty():  # otherwise the printed lines show the progress
+    if not is_seen():  # otherwise the printed lines show the progress
         images = progress(images, total=None if found.sets else len(found.images))
     for one in images:
         if isinstance(one, Refused):

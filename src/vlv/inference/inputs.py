@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, MAX_OWN_PIXELS, OTHER_EXTENSIONS
 from vlv.data.lenient import Unusable
@@ -79,7 +80,8 @@ def find_inputs(
     Patterns find images and sets only.
 
     Raises:
-        ConfigError: `-` is given more than once, or what reads a store is not installed.
+        ConfigError: `-` is given more than once or standard input is closed, or what reads a store
+            is not installed.
         DatasetError: the filelist cannot be read, a pattern matches nothing, or a store does not
             give what is asked for.
     """
@@ -90,6 +92,8 @@ def find_inputs(
         every += _matches(pattern, problems)
     if filelist is not None:
         every += _listed(filelist)
+    if STANDARD_INPUT in every:
+        _standard_input()  # before a model is loaded
     files, sets = list[Path](), list[SetFile]()
     for path in every:
         here = _set_files(path)
@@ -114,7 +118,7 @@ def inputs_of(
     """
     for path in images:
         if path == STANDARD_INPUT:
-            data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+            data = _standard_input().read(MAX_FILE_BYTES + 1)
             yield ImageInput("standard input", data, str(STANDARD_INPUT), max_pixels=max_pixels)
         else:
             yield ImageInput.of_file(path, max_pixels)
@@ -125,6 +129,15 @@ def inputs_of(
             else:
                 name = f"{file}/{sample.file_name}"
                 yield ImageInput(name, sample.image, meta=sample.meta, max_pixels=max_pixels)
+
+
+def _standard_input() -> BinaryIO:
+    """The bytes of standard input. Raises ConfigError where it is closed."""
+    if sys.stdin is None:
+        raise ConfigError(
+            "standard input is closed, and - stands for it; send something into it, or name files"
+        )
+    return sys.stdin.buffer
 
 
 def _matches(pattern: str, problems: list[Refused]) -> list[Path]:
@@ -149,7 +162,7 @@ def _listed(filelist: Path) -> list[Path]:
     """
     try:
         standard = filelist == STANDARD_INPUT
-        data = sys.stdin.buffer.read() if standard else filelist.read_bytes()
+        data = _standard_input().read() if standard else filelist.read_bytes()
     except OSError as error:
         raise DatasetError(f"the file list {filelist} cannot be read ({error.strerror})") from error
     if data.startswith(_BYTE_ORDER_MARKS):
