@@ -16,12 +16,20 @@ class CheckpointError(VLVError):
     """A model folder is missing, damaged, or does not fit the code that reads it."""
 
 
+UNNAMED = "the given image"
+"""What messages call an image that is given as bytes."""
+
+
 class ImageError(VLVError):
     """An image was refused; `reason` is a short name that a report can count."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    def named(self, name: str) -> "ImageError":
+        """The same refusal of an image that was decoded from bytes, which have no name."""
+        return ImageError(self.reason, str(self).replace(UNNAMED, name, 1))
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         """For another process: the base would give the message alone."""

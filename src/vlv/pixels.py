@@ -18,7 +18,7 @@ from vlv.color import (
     profile_of_gamma,
     to_srgb,
 )
-from vlv.errors import ImageError
+from vlv.errors import UNNAMED, ImageError
 
 _WHITE = (255, 255, 255)
 _STRIP_PIXELS = 1_000_000
@@ -73,7 +73,7 @@ def picture_of(image: Image.Image) -> Image.Image:
     return result
 
 
-def loaded(image: Image.Image, name: str = "the given image") -> Image.Image:
+def loaded(image: Image.Image, name: str = UNNAMED) -> Image.Image:
     """The same image with its pixels in memory: `Image.open` reads no more than a header.
 
     Raises:

@@ -14,6 +14,9 @@ import webdataset
 from PIL import Image
 from tests.tiny import CAPTIONS, plain
 
+from vlv.data.samples import Sample
+from vlv.data.shards import ShardWriter
+
 COLORS = sorted(CAPTIONS)
 
 pytestmark = pytest.mark.usefixtures("use_tiny_model")
@@ -85,7 +88,8 @@ def test_an_image_on_standard_input(vlv: Callable, pictures: Path, typed: Callab
     assert vlv("caption", "-").out == CAPTIONS["lime"] + "\n"
     typed(data[:40])
     torn = vlv("caption", "-")
-    assert torn.code == 1 and "truncated" in torn.err
+    assert torn.code == 1
+    assert "vlv: truncated: standard input is truncated: its data end early\n" in torn.err
     typed(data)
     assert vlv("caption", "-", "--output_format", "txt").code == 2
 
@@ -185,6 +189,19 @@ def test_a_damaged_shard_costs_itself(vlv: Callable, pictures: Path, tmp_path: P
     ran = vlv("caption", pictures / "red.png", shards)
     assert ran.code == 1 and str(shards / "00000.tar") in ran.err
     assert captions(ran.out) == [CAPTIONS["red"], *(CAPTIONS[color] for color in COLORS)]
+
+
+def test_an_image_in_a_shard_that_does_not_decode_is_named(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    data = (pictures / "red.png").read_bytes()
+    samples = [Sample("good", data, ".png"), Sample("torn", data[:60], ".png")]
+    with ShardWriter(tmp_path / "set.tar", uncaptioned=True) as shard:
+        for one in samples:
+            shard.add(one)
+    ran = vlv("caption", tmp_path / "set.tar")
+    assert (ran.code, captions(ran.out)) == (1, [CAPTIONS["red"]])
+    assert f"vlv: truncated: {tmp_path}/set.tar/torn.png is truncated: its data" in ran.err
 
 
 def test_forced_starts_and_banned_words(vlv: Callable, pictures: Path) -> None:

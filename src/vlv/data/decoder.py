@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from PIL import AvifImagePlugin, Image
 
 from vlv.data.images import load_image, out_of_memory
-from vlv.errors import ImageError
+from vlv.errors import UNNAMED, ImageError
 
 # Parent to child: whether a path or the bytes of a file follow, and how many bytes.
 REQUEST = struct.Struct("!?I")
@@ -70,7 +70,7 @@ def _answer(
             picture = load_image(source, max_pixels=max_pixels)
     except ImageError as error:
         if error.reason in ("corrupt", "truncated") and _was_short(memory):
-            error = out_of_memory(str(source) if is_path else "the given image")
+            error = out_of_memory(str(source) if is_path else UNNAMED)
         text = f"{error.reason} {error}".encode(errors="replace")
         parent.sendall(REPLY.pack(0, len(text)) + text)
         return

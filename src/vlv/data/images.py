@@ -29,7 +29,7 @@ from PIL import (
 from vlv.data.formats import ends_early, format_of
 from vlv.data.metadata import Stripped, without_metadata
 from vlv.data.tiff import CameraRawError, first_page
-from vlv.errors import ImageError
+from vlv.errors import UNNAMED, ImageError
 from vlv.pixels import picture_of
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -115,7 +115,7 @@ def load_image(
         ImageError: the image was refused; `reason` is one of `REASONS`.
     """
     if isinstance(source, bytes):
-        name, data = "the given image", source
+        name, data = UNNAMED, source
         _check_size(name, len(data))
     else:
         name, data = str(Path(source)), image_bytes(source)
@@ -150,7 +150,7 @@ def _check_size(name: str, size: int) -> None:
         )
 
 
-def image_header(data: bytes, name: str = "the given image") -> tuple[str, int, int]:
+def image_header(data: bytes, name: str = UNNAMED) -> tuple[str, int, int]:
     """(format, width, height) of an image of at most `MAX_OWN_PIXELS` by its header, as it is
     stored; decodes nothing.
 

@@ -27,7 +27,7 @@ from vlv.data.images import (
     load_image,
     out_of_memory,
 )
-from vlv.errors import ImageError, VLVError
+from vlv.errors import UNNAMED, ImageError, VLVError
 
 # On the clock: a machine with many other programs needs minutes for the imports.
 _START_SECONDS = 600.0
@@ -279,7 +279,7 @@ class _Child:
     def decode(self, source: str | bytes) -> Image.Image:
         """Decode one image. Any failure that is not a refusal ends the child."""
         self.images += 1
-        name = "the given image" if isinstance(source, bytes) else source
+        name = UNNAMED if isinstance(source, bytes) else source
         try:
             answer = self._ask(source, Deadline(self._patience))
         except TimeoutError as error:

@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from vlv.data.images import load_image
-from vlv.errors import DatasetError
-from vlv.text import decode_text, parse_json
+from vlv.errors import DatasetError, ImageError
+from vlv.text import decode_text, parse_json, printable
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,12 @@ class Sample:
         """The decoded image, RGB.
 
         Raises:
-            ImageError: it does not decode.
+            ImageError: it does not decode; the message names it.
         """
-        return load_image(self.image)
+        try:
+            return load_image(self.image)
+        except ImageError as error:
+            raise error.named(printable(self.file_name)) from error
 
 
 def in_shards(samples: Iterable[Sample], size: int) -> Iterator[Iterator[Sample]]:

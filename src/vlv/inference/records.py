@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlv.data.images import MAX_OWN_PIXELS, image_bytes, load_image
+from vlv.errors import ImageError
 from vlv.models.outputs import Caption
 from vlv.pixels import loaded
 from vlv.verification.verdicts import SentenceSupport
@@ -81,7 +82,12 @@ class ImageInput:
         """
         if isinstance(self.image, Image.Image):
             return loaded(self.image, self.name)
-        return load_image(self.image, max_pixels=self.max_pixels)
+        try:
+            return load_image(self.image, max_pixels=self.max_pixels)
+        except ImageError as error:
+            if isinstance(self.image, bytes):
+                raise error.named(self.name) from error
+            raise
 
 
 @dataclass(frozen=True)

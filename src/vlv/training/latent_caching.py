@@ -210,11 +210,13 @@ class _Crops(CarryingDataset[Any]):
             return decoder_pixels(sample.picture(), self._size).copy()
         except StoreError:
             raise  # the image may be good: the same command goes on when the store does
-        except (ImageError, DatasetError) as error:
-            reason = getattr(error, "reason", "unusable")
-            # JSON cannot hold the name of a file that is no text.
-            name, message = printable(name), printable(f"{name}: {error}")
-            return Refusal(name=name, reason=reason, message=message)
+        # JSON cannot hold the name of a file that is no text.
+        except ImageError as error:
+            message = printable(str(error))
+            return Refusal(name=printable(name), reason=error.reason, message=message)
+        except DatasetError as error:
+            message = printable(f"{name}: {error}")
+            return Refusal(name=printable(name), reason="unusable", message=message)
 
 
 class _Shard:

@@ -142,11 +142,13 @@ def test_pictures_that_do_not_work_are_named_and_left_out(
 ) -> None:
     (photos / "00.txt").unlink()
     (photos / "01.png").write_bytes(b"no picture")
+    (photos / "02.png").write_bytes((photos / "02.png").read_bytes()[:60])
     made = vlv("finetune", tiny_model_dir, photos, "--out", tmp_path / "out", "--epochs", "1")
     assert made.code == 1
-    assert "10 pictures with captions: 9 to train on, 1 held out" in made.err
+    assert "9 pictures with captions: 9 to train on, 0 held out" in made.err
     assert "1 picture without a caption left out (00.png first)" in made.err
-    assert "left out: " in made.err
+    assert "vlv: left out: 01.png is no image in a known format" in made.err
+    assert "vlv: left out: 02.png is truncated: its data end early" in made.err
     assert "then 2 steps of 8 pictures (1 epoch)" in made.err
     assert (tmp_path / "out" / "vlv.json").is_file()
 

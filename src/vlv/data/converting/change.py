@@ -15,7 +15,7 @@ from vlv.data.images import EXTENSIONS, extension_of, image_header
 from vlv.data.isolated import DecodingPool
 from vlv.data.lenient import Unusable
 from vlv.data.samples import Sample
-from vlv.errors import ConfigError, ImageError
+from vlv.errors import UNNAMED, ConfigError, ImageError
 from vlv.models.preprocessing import square_crop
 
 ImageFormat = Literal["jpeg", "png", "webp"]
@@ -75,7 +75,7 @@ class Change:
         try:
             picture.save(file, format, **settings)
         except (OSError, ValueError) as error:
-            message = f"the given image cannot be written as {format} ({error}); make it smaller"
+            message = f"{UNNAMED} cannot be written as {format} ({error}); make it smaller"
             raise ImageError("not-encoded", message) from error
         return file.getvalue(), *picture.size
 
@@ -129,8 +129,7 @@ def changed(plan: Planned, change: Change, pool: DecodingPool) -> Sample | Unusa
             return replace(sample, extension=extension)
         image, width, height = change.encoded(pool.decode(sample.image), plan.format)
     except ImageError as error:
-        message = str(error).replace("the given image", plan.name)
-        return Unusable(plan.name, message, error.reason)
+        return Unusable(plan.name, str(error.named(plan.name)), error.reason)
     meta = _meta_of(sample.meta, width, height)
     return replace(sample, image=image, extension=_EXTENSIONS[plan.format], meta=meta)
 

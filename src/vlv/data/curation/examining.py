@@ -94,7 +94,7 @@ def _row(
     row |= {"name": sample.file_name, "crc": zlib.crc32(sample.image)}
     if not isinstance(picture, Image.Image):
         assert picture is not None  # only an Unusable has none
-        value = str(picture).replace("the given image", sample.file_name)
+        value = str(picture.named(sample.file_name))
         return row | {"reason": picture.reason, "value": value}
     row |= {"width": picture.width, "height": picture.height}
     sha256 = hashlib.sha256(sample.image).hexdigest() if job.blocklist.hashes else None

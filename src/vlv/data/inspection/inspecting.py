@@ -120,8 +120,8 @@ def _seen(decode: bool, pool: DecodingPool, wanted: tuple[Item, bool]) -> _Seen:
             return _Seen(item, (width, height))
         picture = pool.decode(sample.image)
     except ImageError as error:
-        message = str(error).replace("the given image", item.name)
-        return _Seen(item, refused=Unusable(item.name, message, error.reason))
+        refused = Unusable(item.name, str(error.named(item.name)), error.reason)
+        return _Seen(item, refused=refused)
     jpeg = _small(picture) if is_shown else None
     return _Seen(item, picture.size, jpeg=jpeg)
 

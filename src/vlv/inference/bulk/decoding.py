@@ -69,7 +69,8 @@ class ImageDecoder:
                 return gone(item.name)
             if self._job.kind == "folder":
                 return _RefusedFile(item.name, error.reason, str(error), before)
-            return Refused(item.name, error.reason, str(error))
+            message = str(error.named(item.name) if isinstance(item.image, bytes) else error)
+            return Refused(item.name, error.reason, message)
         pixels = encoder_pixels(picture, self._encoder.image_size, self._encoder.crop_size)
         if before is None:
             return Decoded(pixels, {})
