@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from vlv.data.coco import CocoImages, coco_file
 from vlv.data.image_sets import FolderImages, ImageSet, open_image_set
@@ -17,7 +18,7 @@ from vlv.data.remote.locations import is_pattern, local_path, url_of
 from vlv.data.samples import Sample, lines_with_text
 from vlv.data.set_index import set_hash
 from vlv.errors import DatasetError, ImageError
-from vlv.text import MAX_OWN_JSON_BYTES, printable, read_object
+from vlv.text import MAX_OWN_JSON_BYTES, printable, read_json, read_object
 
 # Where kohya's scripts keep captions and tags of a picture.
 _FIELDS = ("caption", "tags")
@@ -27,7 +28,8 @@ def open_captioned(path: Path, *, index_folder: Path) -> ImageSet:
     """The pictures at `path`: COCO, a folder, a shard, a table, a `metadata.jsonl` or a JSON of
     captions; also the shards and tables of a pattern or in an object store.
 
-    Of a folder without a single caption, one JSON of captions in it is read.
+    Of a folder without a single caption, one JSON of captions in it is read. A JSON of something
+    else, such as a `config.json`, does not count.
 
     Raises:
         ConfigError: what it needs is not installed.
@@ -50,7 +52,7 @@ def open_captioned(path: Path, *, index_folder: Path) -> ImageSet:
     if isinstance(images, FolderImages) and not _has_captions(images):
         found = sorted(path.glob("*.json"))
         if len(found) == 1:
-            return JsonImages(found[0])
+            return _listed_in(found[0]) or images
     return images
 
 
@@ -95,14 +97,35 @@ def _has_captions(images: ImageSet) -> bool:
     return False
 
 
+def _listed_in(path: Path) -> "JsonImages | None":
+    """The pictures that a JSON gives captions; None where it is of something else."""
+    entries = read_json(path, DatasetError, MAX_OWN_JSON_BYTES)
+    if not isinstance(entries, dict):
+        return None
+    is_kohyas = any(one.keys() & set(_FIELDS) for one in entries.values() if isinstance(one, dict))
+    # Settings are texts by names too: those of captions are names of pictures.
+    is_meant = is_kohyas or any(_is_picture(image_of_key(path.parent, name)) for name in entries)
+    return JsonImages(path, entries) if is_meant else None
+
+
+def _is_picture(file: Path | None) -> bool:
+    return file is not None and file.name.lower().endswith(EXTENSIONS)
+
+
 class JsonImages(ImageSet):
     """The pictures that a JSON of captions names, with or without their extensions, relative to it.
     Lines of a caption are captions.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, entries: dict[str, Any] | None = None) -> None:
+        """entries: what the JSON holds, where it has been read.
+
+        Raises:
+            DatasetError: it cannot be read, or is none of captions.
+        """
         self._path = path
-        entries = read_object(path, DatasetError, MAX_OWN_JSON_BYTES)
+        if entries is None:
+            entries = read_object(path, DatasetError, MAX_OWN_JSON_BYTES)
         captions = {name: _caption_of(entry) for name, entry in entries.items()}
         if not captions or not all(isinstance(one, str) for one in captions.values()):
             raise DatasetError(
@@ -115,7 +138,7 @@ class JsonImages(ImageSet):
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Sample:
-        name, text = self._entries[index]
+        name, caption = self._entries[index]
         file = image_of_key(self._path.parent, name)
         if file is None:
             where = printable(self._path)
@@ -124,7 +147,7 @@ class JsonImages(ImageSet):
             image = image_bytes(file)
         except ImageError as error:
             raise DatasetError(str(error)) from error
-        lines = lines_with_text(text)
+        lines = lines_with_text(caption)
         return Sample(
             key=name.removesuffix(file.suffix),
             image=image,

@@ -19,7 +19,7 @@ from vlv.checkpoints.boxes import add_ood_detector
 from vlv.checkpoints.opening import load_model
 from vlv.data.samples import Sample
 from vlv.data.sets import write_set
-from vlv.errors import ConfigError, TrainingError
+from vlv.errors import ConfigError, DatasetError, TrainingError
 from vlv.models.ood import OODDetector, picture_features
 from vlv.text import begun_with
 from vlv.training.finetuning import conditionings, memory, plan
@@ -89,6 +89,22 @@ def test_captions_come_in_every_layout(tmp_path: Path) -> None:
         assert [one.captions for one in looked(tmp_path / format).good] == [("one",), ("two",)]
 
 
+@pytest.mark.parametrize(
+    "other", [{"model_type": "florence2"}, {"model": {"width": 1}}, {"steps": 3}, {}, ["a.png"]]
+)
+def test_a_json_of_something_else_is_not_read(tmp_path: Path, other: object) -> None:
+    bare = written(tmp_path / "bare", {"a": "", "b": ""})
+    (bare / "config.json").write_text(json.dumps(other))
+    with pytest.raises(
+        DatasetError, match=r"none of the 2 pictures .* put a text file beside each"
+    ):
+        looked(bare)
+    # One of captions is, wherever its pictures were.
+    (bare / "config.json").write_text('{"/elsewhere/a.png": {"caption": "one"}}')
+    with pytest.raises(DatasetError, match=r"names /elsewhere/a\.png, which is not there"):
+        looked(bare)
+
+
 def test_a_trigger_begins_every_caption_once() -> None:
     assert begun_with("ohwx", "A dog.") == "ohwx, A dog."
     assert begun_with("ohwx", "ohwx, A dog.") == "ohwx, A dog."
@@ -125,11 +141,13 @@ def test_bad_sets_are_one_sentence(
     (tmp_path / "empty").mkdir()
     written(tmp_path / "bare", {"a": "", "b": ""})
     (tmp_path / "text.json").write_text('{"a": 1}')
+    (written(tmp_path / "other", {"a": ""}) / "config.json").write_text('{"size": {"width": 3}}')
     for images, code, message in (
         ("nowhere", 1, "there is no file or folder"),
         ("empty", 1, "holds no images"),
         ("bare", 1, "none of the 2 pictures"),
         ("text.json", 1, "is no JSON of captions"),
+        ("other", 1, "none of the 1 pictures"),
     ):
         made = vlv("finetune", tiny_model_dir, tmp_path / images, "--out", tmp_path / "out")
         assert (made.code, len(made.err.splitlines())) == (code, 1), made.err
