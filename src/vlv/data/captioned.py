@@ -15,7 +15,7 @@ from vlv.data.coco import CocoImages, coco_file
 from vlv.data.image_sets import FolderImages, ImageSet, open_image_set
 from vlv.data.images import EXTENSIONS, image_bytes
 from vlv.data.remote.locations import is_pattern, local_path, url_of
-from vlv.data.samples import Sample, lines_with_text
+from vlv.data.samples import Sample, lines_with_text, parse_caption
 from vlv.data.set_index import set_hash
 from vlv.errors import DatasetError, ImageError
 from vlv.text import MAX_OWN_JSON_BYTES, printable, read_json, read_object
@@ -114,25 +114,26 @@ def _is_picture(file: Path | None) -> bool:
 
 class JsonImages(ImageSet):
     """The pictures that a JSON of captions names, with or without their extensions, relative to it.
-    Lines of a caption are captions.
+    Lines of a caption are captions, and so are texts in a list.
     """
 
     def __init__(self, path: Path, entries: dict[str, Any] | None = None) -> None:
         """entries: what the JSON holds, where it has been read.
 
         Raises:
-            DatasetError: it cannot be read, or is none of captions.
+            DatasetError: it cannot be read, or no entry is a caption. An entry that is none is an
+                error of its picture.
         """
         self._path = path
         if entries is None:
             entries = read_object(path, DatasetError, MAX_OWN_JSON_BYTES)
         captions = {name: _caption_of(entry) for name, entry in entries.items()}
-        if not captions or not all(isinstance(one, str) for one in captions.values()):
+        if not any(map(_are_texts, captions.values())):
             raise DatasetError(
                 f"{printable(path)} is no JSON of captions; write "
                 '{"picture.jpg": {"caption": "..."}} or {"picture.jpg": "..."}'
             )
-        self._entries = sorted((name, str(text)) for name, text in captions.items())
+        self._entries = sorted(captions.items(), key=lambda item: item[0])
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -147,7 +148,9 @@ class JsonImages(ImageSet):
             image = image_bytes(file)
         except ImageError as error:
             raise DatasetError(str(error)) from error
-        lines = lines_with_text(caption)
+        texts = caption if isinstance(caption, list) and _are_texts(caption) else [caption]
+        where = f"{printable(name)} in {printable(self._path)}"
+        lines = [line for one in texts for line in lines_with_text(parse_caption(one, where) or "")]
         return Sample(
             key=name.removesuffix(file.suffix),
             image=image,
@@ -162,7 +165,14 @@ class JsonImages(ImageSet):
         return set_hash(f"{name}\0{text}" for name, text in self._entries)
 
 
-def _caption_of(entry: object) -> str | None:
+def _caption_of(entry: object) -> object:
+    """What an entry has as its caption, whatever that is."""
     if isinstance(entry, dict):
-        entry = next((entry[field] for field in _FIELDS if entry.get(field)), "")
-    return entry if isinstance(entry, str) else None
+        return next((entry[field] for field in _FIELDS if entry.get(field)), "")
+    return entry
+
+
+def _are_texts(caption: object) -> bool:
+    return isinstance(caption, str) or (
+        isinstance(caption, list) and all(isinstance(one, str) for one in caption)
+    )

@@ -105,6 +105,25 @@ def test_a_json_of_something_else_is_not_read(tmp_path: Path, other: object) -> 
         looked(bare)
 
 
+def test_a_bad_entry_of_a_json_of_captions_costs_itself(tmp_path: Path) -> None:
+    bare = written(tmp_path / "bare", dict.fromkeys("abcde", ""))
+    captions = {
+        "a": {"caption": ["one", "two\nthree"]},
+        "b": {"caption": "four"},
+        "c": {"caption": {"en": "five"}},
+        "d": 6,
+        "e": {"caption": ["seven", 8]},
+    }
+    (bare / "meta.json").write_text(json.dumps(captions))
+    for path in (bare, bare / "meta.json"):
+        found = looked(path)
+        assert [one.captions for one in found.good] == [("one", "two", "three"), ("four",)]
+        assert found.refused == [
+            f"the caption of {name} in {bare / 'meta.json'} is no text but {kind}"
+            for name, kind in (("c", "dict"), ("d", "int"), ("e", "list"))
+        ]
+
+
 def test_a_trigger_begins_every_caption_once() -> None:
     assert begun_with("ohwx", "A dog.") == "ohwx, A dog."
     assert begun_with("ohwx", "ohwx, A dog.") == "ohwx, A dog."
