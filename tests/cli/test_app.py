@@ -106,6 +106,20 @@ def test_wrong_commands_and_flags_are_wrong_use(vlv: Callable) -> None:
     assert vlv("world").code == 2
 
 
+def test_a_file_that_looks_like_a_flag_gets_a_hint(
+    vlv: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, command in (("-dash.png", "caption"), ("--two_dashes.png", "encode")):
+        assert "./" not in vlv(command, name).err
+        Path(name).touch()
+        ran = vlv(command, "a.png", name)
+        assert ran.code == 2 and "No such option: -" in ran.err
+        assert f"; a file has the name {name}: write ./{name}, or -- before it" in ran.err
+        # After two dashes every word is a name.
+        assert "./" not in vlv(command, "--nothing", "--", name).err
+
+
 def probe(num_beams: int = 1, output_format: str = "txt") -> None:
     """A command for these tests."""
     typer.echo(f"{num_beams} {output_format}")

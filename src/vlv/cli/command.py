@@ -6,7 +6,8 @@ its fields; the function receives an instance. Help lists options under the head
 """
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -18,7 +19,10 @@ from typer.core import TyperCommand
 
 from vlv.cli.options.headings import HEADINGS
 from vlv.cli.renamed import renamed_flags
+from vlv.text import printable
 
+# Of all that is wrong with a command line; this one is named by no public module.
+_UsageError: Any = typer.BadParameter.__base__
 _ARGUMENTS, _OPTIONS, _HELP = "Arguments", "Options", "Help"
 
 
@@ -28,11 +32,16 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, old flags among them. Refuses numbers that are not finite, and empty
         names of files, such as those of a shell's variable that is not set: they would stand for
-        the current folder.
+        the current folder. Says how a file is written whose name begins with a dash.
         """
         known = {flag for param in self.params for flag in (*param.opts, *param.secondary_opts)}
         words, params = set(args), list[Any](self.params)
-        rest = super().parse_args(ctx, renamed_flags(args, known))
+        hint = _dashed_file(args)
+        try:
+            rest = super().parse_args(ctx, renamed_flags(args, known))
+        except _UsageError as error:
+            error.message += hint
+            raise
         for param in params:
             value = ctx.params.get(param.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -59,6 +68,17 @@ class Command(TyperCommand):
             if record is not None:
                 sections[_heading_of(param)].append(record)
         return {heading: records for heading, records in sections.items() if records}
+
+
+def _dashed_file(args: Sequence[str]) -> str:
+    """A hint at the first file whose name looks like a flag, as `*.png` gives it; empty if there is
+    none.
+    """
+    words = args[: args.index("--")] if "--" in args else args
+    name = next((word for word in words if word[:1] == "-" and os.path.isfile(word)), None)
+    if name is None:
+        return ""
+    return f"; a file has the name {printable(name)}: write ./{printable(name)}, or -- before it"
 
 
 def _heading_of(param: Any) -> str:
