@@ -15,7 +15,7 @@ from tests.data.golden import GOLDENS, Golden, encoded, png, smooth, tags_of, ti
 from tests.data.heif import SMOOTH, tiled
 
 from vlv.data.images import MAX_FILE_BYTES, REASONS, load_image
-from vlv.errors import ImageError
+from vlv.errors import ConfigError, ImageError
 from vlv.pixels import picture_of
 
 
@@ -92,6 +92,15 @@ def reason(source: object) -> str:
     if isinstance(source, Path):
         assert str(source) in str(refusal.value)
     return refusal.value.reason
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a.png"], bytearray(b"x"), Image.new("L", (1, 1))])
+def test_what_is_no_file_is_named(source: object) -> None:
+    kind = type(source).__name__
+    with pytest.raises(
+        ConfigError, match=f"the path of an image or the bytes of its file, not {kind}"
+    ):
+        load_image(source)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from PIL import (
 from vlv.data.formats import ends_early, format_of
 from vlv.data.metadata import Stripped, without_metadata
 from vlv.data.tiff import CameraRawError, first_page
-from vlv.errors import UNNAMED, ImageError
+from vlv.errors import UNNAMED, ConfigError, ImageError
 from vlv.pixels import picture_of
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -113,12 +113,18 @@ def load_image(
 
     Raises:
         ImageError: the image was refused; `reason` is one of `REASONS`.
+        ConfigError: `source` is something else.
     """
     if isinstance(source, bytes):
         name, data = UNNAMED, source
         _check_size(name, len(data))
-    else:
+    elif isinstance(source, str | os.PathLike):
         name, data = str(Path(source)), image_bytes(source)
+    else:
+        raise ConfigError(
+            "`load_image` takes the path of an image or the bytes of its file, not "
+            f"{type(source).__name__}; a PIL image goes to a model as it is"
+        )
     if not data:
         raise ImageError("empty", f"{name} is empty")
     try:
