@@ -110,7 +110,7 @@ def test_damaged_images_are_named_and_the_rest_is_captioned(
     out = tmp_path / "ours.jsonl"
     ran = vlv("eval", "captions", photographs, "--captioner", tiny_model_dir, "--out", out)
     assert ran.code == 1
-    assert "unknown-format: broken.png: " in ran.err and "1 failed" in ran.out
+    assert "unknown-format: broken.png is no image in" in ran.err and "1 failed" in ran.out
     assert lines(out).keys() == NAMES
     assert list(sidecar(out)["refused"]) == ["broken.png"]
 
