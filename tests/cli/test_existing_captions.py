@@ -72,6 +72,29 @@ def test_captions_in_metadata_of_a_subfolder_are_kept(
     assert read(pictures)["train/red"] == CAPTIONS["red"]
 
 
+def test_own_captions_in_a_subfolder_are_replaced_as_those_of_the_folder(
+    vlv: Callable, pictures: Path
+) -> None:
+    (pictures / "train").mkdir()
+    (pictures / "red.png").rename(pictures / "train" / "red.png")
+    assert vlv("caption", pictures / "train", "--output-format", "jsonl").code == 0
+    job = ("caption", pictures, "--recursive", "--output-format", "jsonl")
+    assert vlv(*job).out.startswith("2 captions written, 1 left as they are")
+    (pictures / "metadata.jsonl").unlink()
+    assert vlv(*job, "--overwrite").out == "3 captions written, 0 failed\n"
+
+
+def test_metadata_that_hides_no_caption_is_no_obstacle(vlv: Callable, pictures: Path) -> None:
+    (pictures / "metadata.csv").write_text("url,width\nhttps://example.org/red.png,64\n")
+    metadata = pictures / "metadata.jsonl"
+    assert vlv("caption", pictures, "--output-format", "jsonl").code == 0
+    # What readers refuse as a caption is none that would have to stay.
+    lines(metadata, [{"file_name": "red.png", "text": 5, "caption": "A"}])
+    ran = vlv("caption", pictures, "--output-format", "jsonl")
+    assert ran.out == "3 captions written, 0 failed\n"
+    assert read(pictures) == CAPTIONS
+
+
 def test_a_caption_file_of_kohya_is_kept(vlv: Callable, pictures: Path) -> None:
     (pictures / "red.caption").write_text("mine\n")
     (pictures / "blue.caption").write_text(" \n")

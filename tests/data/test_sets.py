@@ -291,7 +291,7 @@ def test_shared_caption_files_are_warned_of(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="share one caption file") as again:
         assert len(open_image_set(tmp_path, index_folder=tmp_path / "index")) == 6
     assert [str(one.message) for one in found] == [str(one.message) for one in again]
-    assert "a.jpg and a.png share one caption file, as do those of 1 more;" in str(found[0].message)
+    assert "a.jpg and a.png share one caption file (of 2 such files). It" in str(found[0].message)
 
 
 def test_a_line_of_metadata_ends_at_its_newline_alone(tmp_path: Path) -> None:

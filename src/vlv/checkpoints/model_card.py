@@ -82,7 +82,7 @@ def write_card(manifest: Manifest, folder: Path) -> None:
     """Write the model card of a model folder: what its parts are, its use, and what made it."""
     licence = str(manifest.provenance.get("licence") or "not recorded")
     trained = [
-        f"- `{name}`: {run['steps']:,} steps"
+        f"- `{name}`: {_steps(run):,} steps"
         for name, run in _stages(manifest.provenance).items()
         if isinstance(run.get("steps"), int)
     ]
@@ -160,7 +160,15 @@ def _name(place: object) -> str:
 
 def _seen(run: Mapping[str, Any]) -> int:
     """The images that a run has seen, and the runs that it went on from."""
-    seen = run.get("samples_seen")
-    before = run.get("before")
-    here = seen if isinstance(seen, int) else 0
-    return here + (_seen(before) if isinstance(before, dict) else 0)
+    return _total(run, "samples_seen")
+
+
+def _steps(run: Mapping[str, Any]) -> int:
+    """As `_seen`, of steps."""
+    return _total(run, "steps")
+
+
+def _total(run: Mapping[str, Any], field: str) -> int:
+    here, before = run.get(field), run.get("before")
+    total = here if isinstance(here, int) else 0
+    return total + (_total(before, field) if isinstance(before, dict) else 0)

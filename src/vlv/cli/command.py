@@ -7,7 +7,7 @@ its fields; the function receives an instance. Help lists options under the head
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -36,11 +36,12 @@ class Command(TyperCommand):
         """
         known = {flag for param in self.params for flag in (*param.opts, *param.secondary_opts)}
         words, params = set(args), list[Any](self.params)
-        hint = _dashed_file(args)
+        hint = _dashed_file(args, known)
         try:
             rest = super().parse_args(ctx, renamed_flags(args, known))
         except _UsageError as error:
-            error.message += hint
+            if type(error).__name__ == "NoSuchOption":
+                error.message += hint
             raise
         for param in params:
             value = ctx.params.get(param.name)
@@ -70,12 +71,13 @@ class Command(TyperCommand):
         return {heading: records for heading, records in sections.items() if records}
 
 
-def _dashed_file(args: Sequence[str]) -> str:
+def _dashed_file(args: Sequence[str], known: Collection[str]) -> str:
     """A hint at the first file whose name looks like a flag, as `*.png` gives it; empty if there is
     none.
     """
     words = args[: args.index("--")] if "--" in args else args
-    name = next((word for word in words if word[:1] == "-" and os.path.isfile(word)), None)
+    dashed = (word for word in words if word[:1] == "-" and word not in known)
+    name = next((word for word in dashed if os.path.isfile(word)), None)
     if name is None:
         return ""
     return f"; a file has the name {printable(name)}: write ./{printable(name)}, or -- before it"

@@ -104,7 +104,10 @@ def _listed_in(path: Path) -> "JsonImages | None":
         return None
     is_kohyas = any(one.keys() & set(_FIELDS) for one in entries.values() if isinstance(one, dict))
     # Settings are texts by names too: those of captions are names of pictures.
-    is_meant = is_kohyas or any(_is_picture(image_of_key(path.parent, name)) for name in entries)
+    is_meant = is_kohyas or any(
+        name.lower().endswith(EXTENSIONS) or _is_picture(image_of_key(path.parent, name))
+        for name in entries
+    )
     return JsonImages(path, entries) if is_meant else None
 
 
@@ -168,7 +171,10 @@ class JsonImages(ImageSet):
 def _caption_of(entry: object) -> object:
     """What an entry has as its caption, whatever that is."""
     if isinstance(entry, dict):
-        return next((entry[field] for field in _FIELDS if entry.get(field)), "")
+        field = next((field for field in _FIELDS if entry.get(field)), None)
+        found = entry[field] if field else ""
+        are_tags = field == "tags" and isinstance(found, list) and _are_texts(found)
+        return ", ".join(found) if are_tags else found  # tags are one caption together
     return entry
 
 

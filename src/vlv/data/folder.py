@@ -216,13 +216,19 @@ def warn_of_several_lines(folder: Path, names: Sequence[str], *, stacklevel: int
 
 def shared_stems(images: Iterable[Path]) -> dict[Path, list[Path]]:
     """Images whose captions would lie in the same file: path without suffix -> the images."""
-    first: dict[Path, Path] = {}
-    several: dict[Path, list[Path]] = {}
-    for image in images:
-        stem = image.with_suffix("")
-        other = first.setdefault(stem, image)
-        if other is not image:
-            several.setdefault(stem, [other]).append(image)
+    several = _with_one_stem(map(str, images))
+    return {Path(stem): [*map(Path, files)] for stem, files in several.items()}
+
+
+def _with_one_stem(files: Iterable[str]) -> dict[str, list[str]]:
+    """Texts, of which there may be millions, in place of paths."""
+    first: dict[str, str] = {}
+    several: dict[str, list[str]] = {}
+    for file in files:
+        stem = os.path.splitext(file)[0]
+        other = first.setdefault(stem, file)
+        if other is not file:
+            several.setdefault(stem, [other]).append(file)
     return several
 
 
@@ -234,15 +240,15 @@ def warn_of_shared_captions(
     """
     found = [
         several
-        for several in shared_stems(folder / name for name in names).values()
-        if caption_file(several[0], extension).is_file()
+        for several in _with_one_stem(names).values()
+        if caption_file(folder / several[0], extension).is_file()
     ]
     if not found:
         return
-    first, *others = (printable(image.relative_to(folder)) for image in found[0])
-    more = f", as do those of {len(found) - 1:,} more" if len(found) > 1 else ""
+    *others, last = map(printable, found[0])
+    more = f" (of {len(found):,} such files)" if found[1:] else ""
     warnings.warn(
-        f"in {printable(folder)}, {first} and {', '.join(others)} share one caption file{more}; it "
+        f"in {printable(folder)}, {', '.join(others)} and {last} share one caption file{more}. It "
         "may be wrong for all but one of them: give each image a name and a caption file of its "
         "own",
         stacklevel=stacklevel,
@@ -281,10 +287,13 @@ def read_metadata(folder: Path, on_damage: OnDamage = _refuse) -> dict[str, dict
     return found
 
 
-def metadata_csv(folder: Path) -> Path | None:
-    """The `metadata.csv` that is read in a folder, because no `metadata.jsonl` is there."""
+def hidden_by_metadata(folder: Path) -> Path | None:
+    """The `metadata.csv` that is read in a folder, and would not be beside a `metadata.jsonl`."""
     path = _metadata_in(folder)
-    return path if path is not None and path.name == _CSV else None
+    if path is None or path.name != _CSV:
+        return None
+    lines = _lines_of(path, on_damage=lambda error: None)
+    return path if next(lines, None) is not None else None
 
 
 def metadata_below(folder: Path) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:

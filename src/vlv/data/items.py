@@ -15,7 +15,7 @@ from typing import Any
 
 from vlv.data.folder import METADATA, caption_file, metadata_files, pop_caption, read_metadata
 from vlv.data.images import image_bytes
-from vlv.data.lenient import Unusable, with_readable_caption, writable
+from vlv.data.lenient import Unusable, old_caption, with_readable_caption, writable
 from vlv.data.remote.locations import (
     RemoteFile,
     SetFile,
@@ -26,7 +26,7 @@ from vlv.data.remote.locations import (
 )
 from vlv.data.remote.samples import lenient_samples, stats_of
 from vlv.data.remote.tables import footer
-from vlv.data.samples import Sample, lines_with_text, parse_caption, parse_text
+from vlv.data.samples import Sample, lines_with_text, parse_text
 from vlv.data.set_index import set_hash, state_of
 from vlv.data.sets import detect_format, files_of, folder_of
 from vlv.data.shards import extension_and_key
@@ -270,8 +270,10 @@ def _with_texts(name: str, image: bytes, path: Path, entry: dict[str, Any]) -> S
         raise DatasetError(f"{printable(sidecar)} cannot be read ({error.strerror})") from error
     lines = lines_with_text(text)
     # A caption file goes before metadata; only what counts has to be text.
-    caption = lines[0] if lines else parse_caption(in_metadata, printable(f"{name} in {METADATA}"))
+    caption, problem = lines[0] if lines else None, None
+    if not lines:
+        caption, problem = old_caption(in_metadata, printable(f"{name} in {METADATA}"))
     if len(lines) > 1:
         meta["texts"] = lines
     extension = PurePath(name).suffix
-    return writable(Sample(name.removesuffix(extension), image, extension, caption, meta))
+    return writable(Sample(name.removesuffix(extension), image, extension, caption, meta, problem))

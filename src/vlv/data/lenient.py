@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, extension_of
-from vlv.data.samples import Sample, one_of_several, parse_caption, parse_object, parse_text
+from vlv.data.samples import Sample, one_of_several, parse_caption, parse_text
 from vlv.data.shards import check_complete, extension_and_key, problem_of
 from vlv.data.stored_pixels import cell_of, image_file
 from vlv.data.tables import Columns, columns_of, import_pyarrow
@@ -155,11 +155,14 @@ def _sample(key: str, image: str, content: dict[str, bytes], where: str) -> Samp
     if ".json" in content:
         about = f"{name}.json {where}"
         try:
-            meta = _writable(parse_object(content[".json"], about))
+            found = parse_json(content[".json"], about, DatasetError)
         except DatasetError as error:  # a caption may be in it
             problem = str(error)
         else:
-            caption, problem = old_caption(meta.get("caption"), about)
+            meta = _writable(found) if isinstance(found, dict) else {}
+            first, several = one_of_several(meta.get("caption"))
+            caption, problem = old_caption(first, about)
+            meta |= several
     if ".txt" in content:
         text, damage = old_caption(content[".txt"], f"{name}.txt {where}")
         if text or damage:

@@ -17,6 +17,7 @@ from vlv.data.samples import (
     Sample,
     caption_line,
     in_shards,
+    one_of_several,
     parse_caption,
     parse_object,
     parse_text,
@@ -197,7 +198,9 @@ def sample_of_members(path: Path, key: str, members: dict[str, bytes]) -> Sample
     meta: dict[str, Any] = {}
     if ".json" in members:
         meta = parse_object(members[".json"], f"{key}.json {where}")
-    caption = parse_caption(meta.get("caption"), f"{key}.json {where}")
+    first, several = one_of_several(meta.get("caption"))
+    caption = parse_caption(first, f"{key}.json {where}")
+    meta |= several
     if ".txt" in members:
         # An empty caption file does not count.
         caption = parse_text(members[".txt"], f"{key}.txt {where}") or caption

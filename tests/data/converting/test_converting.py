@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from vlv.data.converting.record import Record
-from vlv.data.items import items, origins
+from vlv.data.items import items, origins, with_readable_captions
 from vlv.data.samples import Sample
 from vlv.data.sets import FORMATS, read_set, write_set
 from vlv.errors import DatasetError
@@ -187,7 +187,7 @@ def test_captions_that_cannot_be_read_are_named(vlv: Callable, tmp_path: Path) -
 MOJIBAKE = b"\x8f\xe1\xfa\x81"  # Shift-JIS
 BAD_MEMBERS = {
     "number": ("json", b'{"caption": 5}', "the caption of number.json in the shard"),
-    "list": ("json", b'{"caption": ["a", "b"]}', "is no text but list"),
+    "list": ("json", b'{"caption": ["a", 5]}', "is no text but list"),
     "bytes": ("txt", MOJIBAKE, "bytes.txt in the shard"),
     "torn": ("json", b'{"caption": "a', "torn.json in the shard"),
 }
@@ -253,6 +253,27 @@ def test_what_looks_at_captions_names_those_that_are_no_text(
     assert all(said in ran.err for said in bad.values())
     ran = vlv("data", "curate", source, tmp_path / "out")
     assert ran.code == 1 and all(said in ran.err for said in bad.values())
+
+
+def test_json_beside_a_picture_may_hold_several_captions_or_none(tmp_path: Path) -> None:
+    """As a cell of a table may, for those who train and those who convert."""
+    members = {"a": b'{"caption": ["one", "two"]}', "b": b'[{"box": [1, 2]}]'}
+    for key, content in members.items():
+        with tarfile.open(tmp_path / f"{key}.tar", "w") as archive:
+            for name, data in (
+                (f"{key}.png", encoded(noise(0, (30, 30)), "PNG")),
+                (f"{key}.json", content),
+            ):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    (sample,) = read_set(tmp_path / "a.tar")
+    assert (sample.caption, sample.meta["texts"]) == ("one", ["one", "two"])
+    found = [item.sample for item in with_readable_captions(items(origins([tmp_path])))]
+    assert [(one.caption, one.meta.get("texts")) for one in found] == [  # type: ignore[union-attr]
+        ("one", ["one", "two"]),
+        (None, None),
+    ]
 
 
 def test_a_caption_in_metadata_that_is_no_text_is_named(vlv: Callable, tmp_path: Path) -> None:

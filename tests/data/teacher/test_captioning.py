@@ -17,6 +17,7 @@ from tests.shared import until
 
 from vlv.data.samples import Sample
 from vlv.data.sets import read_set, write_set
+from vlv.data.teacher.sets import dataset_items
 
 VLV = (sys.executable, "-c", "from vlv.cli import main; main()")
 PRICES = ("--input-price", 1, "--output-price", 10)
@@ -451,3 +452,9 @@ def test_a_signal_waits_for_what_is_paid(tmp_path: Path) -> None:
     assert summary["captions"] == sum(teacher.paid.values()) < images
     assert "SIGTERM" in summary["stopped"]
     assert summary["not_asked"] == images - summary["captions"]
+
+
+def test_old_captions_that_are_no_text_are_replaced(pictures: Path) -> None:
+    (pictures / "metadata.jsonl").write_text('{"file_name": "0000.png", "text": 5}\n')
+    found = dict(dataset_items(pictures))
+    assert len(found) == 12 and all(isinstance(sample, Sample) for sample in found.values())

@@ -75,3 +75,13 @@ def test_a_caption_file_of_kohya_is_kept(vlv: Callable, folder: Path) -> None:
     (folder / "a.caption").unlink()
     assert numbers(vlv(*job).out)["ok"] == 2
     assert (folder / "a.txt").is_file()
+
+
+def test_metadata_of_a_subfolder_without_captions_is_no_obstacle(
+    vlv: Callable, folder: Path
+) -> None:
+    (folder / "train").mkdir()
+    (folder / "a.png").rename(folder / "train" / "a.png")
+    (folder / "train" / "metadata.jsonl").write_text('{"file_name": "a.png", "label": 3}\n')
+    assert vlv("bulk", folder, folder, *FAST, "--output-format", "jsonl").code == 0
+    assert read(folder)["train/a"]

@@ -76,6 +76,8 @@ def test_captions_come_in_every_layout(tmp_path: Path) -> None:
     kohya = {str(bare / "a"): {"caption": "one"}, "b.png": {"tags": "two"}}
     (bare / "meta.json").write_text(json.dumps(kohya))
     assert found(bare) == found(bare / "meta.json") == expected
+    (bare / "meta.json").write_text(json.dumps({"a.png": "one", "b.png": {"tags": ["x", "y z"]}}))
+    assert found(bare / "meta.json") == [("a", ("one",)), ("b", ("x, y z",))]
     (bare / "meta.json").write_text(json.dumps({"a.png": "one", "b.png": "two"}))
     assert found(bare / "meta.json") == expected
     (bare / "meta.json").unlink()

@@ -245,7 +245,8 @@ def _one_line_each(sample: Sample) -> Sample:
     caption = " ".join((sample.caption or "").split())
     other = sample.meta.get("caption")
     # A folder may hold a `text` that counts and another `caption` beside it.
-    if other and not (isinstance(other, str) and " ".join(other.split()) in [caption, *texts]):
+    others = other if isinstance(other, list) else [other] if other else []
+    if any(" ".join(str(one).split()) not in [caption, *texts] for one in others):
         meta.setdefault("source_caption", other)
     return replace(sample, caption=caption or None, meta=meta)
 

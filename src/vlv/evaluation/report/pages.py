@@ -49,8 +49,8 @@ _READING = (
     "its axis continues beyond it."
 )
 _OTHER_WEIGHTS = (
-    "These tables were measured with other weights than the first one, so they are not of the same "
-    "model: {}."
+    "These tables were measured with other weights than the first table, so they are not of the "
+    "same model: {}."
 )
 _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 

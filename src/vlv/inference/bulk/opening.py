@@ -14,7 +14,7 @@ from typing import Any
 
 from vlv.checkpoints.adapters import captioner_hash, former_captioner_hash
 from vlv.checkpoints.hub import resolve
-from vlv.data.folder import METADATA, caption_file, metadata_below, metadata_csv
+from vlv.data.folder import METADATA, caption_file, hidden_by_metadata, metadata_below
 from vlv.data.remote.locations import shown_name, url_of
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file, exclusive_lock, sha256_of, write_text
@@ -24,6 +24,7 @@ from vlv.inference.bulk.layout import Kind, Layout, load_dataset
 from vlv.inference.bulk.output import is_whole, mark_of, records
 from vlv.inference.bulk.plan import FREED_NAMES, GONE_NAMES, NAMES, PLAN, extend_plan, write_plan
 from vlv.inference.caption_files import Sidecars, holds_text
+from vlv.inference.caption_lists.metadata import captions_of_line
 from vlv.inference.written import FolderRecords, Replace, may_replace
 from vlv.text import read_json
 
@@ -76,7 +77,12 @@ def _check_metadata(target: Path) -> None:
     taken = target / METADATA
     if taken.exists():
         raise ConfigError(f"{taken} exists already; --overwrite replaces it")
-    other = metadata_csv(target) or next((path for path, _ in metadata_below(target)), None)
+    below = (
+        path
+        for path, entries in metadata_below(target)
+        if any(map(captions_of_line, entries.values()))
+    )
+    other = hidden_by_metadata(target) or next(below, None)
     if other is not None:
         raise ConfigError(
             f"the captions in {other} would not be read beside {taken}; name another folder for "

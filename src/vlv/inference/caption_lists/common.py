@@ -79,7 +79,11 @@ class CaptionList(ABC):
         text = self._text(name)
         if text == "" or self._replace is Replace.ALL:
             return False
-        return self._replace is Replace.NONE or not self._written.is_ours(self._key(name), text)
+        return self._replace is Replace.NONE or not self._is_ours(name, text)
+
+    def _is_ours(self, name: str, text: str) -> bool:
+        """Whether this program wrote the captions of an image that are in the file."""
+        return self._written.is_ours(self._key(name), text)
 
     def _key(self, name: str) -> str:
         return f"{self.path.name}/{name}"

@@ -9,13 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vlv.data.folder import METADATA, metadata_below, metadata_csv, metadata_line
+from vlv.data.folder import METADATA, hidden_by_metadata, metadata_below, metadata_line, pop_caption
 from vlv.errors import ConfigError, DatasetError
 from vlv.inference.caption_lists.common import PATIENCE, CaptionList, joined, until_unchanged
 from vlv.inference.written import (
     ChangedMeanwhileError,
     FileState,
     Replace,
+    Written,
     as_state,
     one_at_a_time,
     state_of,
@@ -42,6 +43,7 @@ class MetadataFile(CaptionList):
     def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
         super().__init__(path, replace)
         self._below: dict[str, str] = {}
+        self._written_below: dict[str, Written] = {}
         if path.name == METADATA:
             _check_beside(path, replace)
             for _, entries in metadata_below(self._folder):
@@ -80,6 +82,13 @@ class MetadataFile(CaptionList):
 
     def _text(self, name: str) -> str:
         return captions_of_line(self._records.get(name, {})) or self._below.get(name, "")
+
+    def _is_ours(self, name: str, text: str) -> bool:
+        if captions_of_line(self._records.get(name, {})):
+            return super()._is_ours(name, text)
+        place, _, below = name.partition("/")  # of the file that has them, in a subfolder
+        written = self._written_below.setdefault(place, Written(self._folder / place))
+        return written.is_ours(f"{METADATA}/{below}", text)
 
     def _add(self, name: str, texts: list[str]) -> bool:
         self._wait_for_writers(whole=name in self._records)
@@ -220,16 +229,18 @@ class MetadataFile(CaptionList):
 
 
 def captions_of_line(record: Mapping[str, Any]) -> str:
-    """The captions in a record of metadata.jsonl, one per line; empty if there are none. The fields
-    are those that `vlv.data.folder` reads.
+    """The captions in a record of metadata.jsonl, one per line; empty if there are none, or where
+    `vlv.data.folder` reads something that is no text.
     """
+    if not isinstance(pop_caption(dict(record)), str):
+        return ""
     # This program writes the first two, and its notes of captions are of both.
     return joined(record.get("text"), record.get("texts")) or joined(record.get("caption"))
 
 
 def _check_beside(path: Path, replace: Replace) -> None:
-    other = metadata_csv(path.parent)
-    if other is not None and replace is Replace.NONE:
+    other = hidden_by_metadata(path.parent) if replace is Replace.NONE else None
+    if other is not None:
         raise ConfigError(
             f"{other} would not be read beside a {METADATA}, nor the captions in it; name another "
             f"file with --output, or --overwrite writes {path} all the same"
