@@ -19,15 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlv.data.folder import (
-    CAPTION_FIELDS,
     caption_file,
     image_names,
-    read_metadata,
     read_sample,
     several_lines,
     warn_of_several_lines,
     warn_of_shared_captions,
 )
+from vlv.data.folder_metadata import CAPTION_FIELDS, read_metadata
 from vlv.data.images import EXTENSIONS
 from vlv.data.indexing import open_index
 from vlv.data.remote.ahead import fetch_ahead

@@ -13,7 +13,8 @@ from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Any
 
-from vlv.data.folder import METADATA, caption_file, metadata_files, pop_caption, read_metadata
+from vlv.data.folder import caption_file
+from vlv.data.folder_metadata import METADATA, metadata_files, pop_caption, read_metadata
 from vlv.data.images import image_bytes
 from vlv.data.lenient import Unusable, old_caption, with_readable_caption, writable
 from vlv.data.remote.locations import (

@@ -11,7 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from vlv.data.folder import METADATA, caption_file
+from vlv.data.folder import caption_file
+from vlv.data.folder_metadata import METADATA
 from vlv.data.images import EXTENSIONS, extension_of
 from vlv.data.samples import Sample
 from vlv.data.sets import holds_only, write_set

@@ -16,7 +16,8 @@ from typing import Any
 
 from vlv.data.curation.columns import found_columns
 from vlv.data.curation.job import FOLDER, Job, Kind, Shard, has_results
-from vlv.data.folder import read_metadata, read_sample
+from vlv.data.folder import read_sample
+from vlv.data.folder_metadata import read_metadata
 from vlv.data.items import folder_state, metadata_state
 from vlv.data.lenient import Unusable, with_readable_caption, writable
 from vlv.data.remote.locations import SetFile, address_of, on_disk

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vlv.data.folder import METADATA, write_folder
+from vlv.data.folder import write_folder
+from vlv.data.folder_metadata import METADATA
 from vlv.data.images import EXTENSIONS
 from vlv.data.items import items, origins
 from vlv.data.keys import Keys

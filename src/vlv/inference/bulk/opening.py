@@ -14,7 +14,8 @@ from typing import Any
 
 from vlv.checkpoints.adapters import captioner_hash, former_captioner_hash
 from vlv.checkpoints.hub import resolve
-from vlv.data.folder import METADATA, caption_file, hidden_by_metadata, metadata_below
+from vlv.data.folder import caption_file
+from vlv.data.folder_metadata import METADATA, hidden_by_metadata, metadata_below
 from vlv.data.remote.locations import shown_name, url_of
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file, exclusive_lock, sha256_of, write_text

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Self, TextIO
 
-from vlv.data.folder import METADATA, metadata_lines
+from vlv.data.folder_metadata import METADATA, metadata_lines
 from vlv.errors import DatasetError
 from vlv.files import atomic_file, sha256_of, write_text
 from vlv.inference.bulk.image_names import KEPT

@@ -9,7 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vlv.data.folder import METADATA, hidden_by_metadata, metadata_below, metadata_line, pop_caption
+from vlv.data.folder_metadata import (
+    METADATA,
+    hidden_by_metadata,
+    metadata_below,
+    metadata_line,
+    pop_caption,
+)
 from vlv.errors import ConfigError, DatasetError
 from vlv.inference.caption_lists.common import PATIENCE, CaptionList, joined, until_unchanged
 from vlv.inference.written import (
@@ -230,7 +236,7 @@ class MetadataFile(CaptionList):
 
 def captions_of_line(record: Mapping[str, Any]) -> str:
     """The captions in a record of metadata.jsonl, one per line; empty if there are none, or where
-    `vlv.data.folder` reads something that is no text.
+    `vlv.data.folder_metadata` reads something that is no text.
     """
     if not isinstance(pop_caption(dict(record)), str):
         return ""
