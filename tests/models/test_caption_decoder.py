@@ -85,7 +85,7 @@ def test_exchanged_tokens_are_read_as_in_captions_of_their_own(
         row = [*ids[:at], token, *ids[at + 1 :], 9]
         expected.append(float(decoder.log_probabilities(c[:1], row)[at + 1, after].exp()))
     for at_once in (128, 4):
-        monkeypatch.setattr("vlv.models.caption_decoder._EXCHANGED", at_once)
+        monkeypatch.setattr("vlv.models.exchanged_tokens.AT_ONCE", at_once)
         found = decoder.next_probabilities(c[:1], ids, exchanged, following)
         assert found.tolist() == pytest.approx(expected, rel=1e-4)
     assert len(set(expected)) > len(ids)

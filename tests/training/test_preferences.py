@@ -18,7 +18,7 @@ from tests.training.conftest import Workshop, change_weights, kill_while_writing
 from torch.utils.data import default_collate
 
 from vlv.errors import ConfigError, TrainingError, VLVError
-from vlv.models.tokenizers import caption_ids
+from vlv.models.caption_tokens import caption_ids
 from vlv.pipeline import VLV
 from vlv.training.config import check_config
 from vlv.training.loop import train

@@ -22,14 +22,13 @@ from transformers import (
 )
 
 from vlv.errors import ConfigError
-from vlv.models.lm_cache import fresh_cache, reads_by_position, take_rows
+from vlv.models.caption_tokens import caption_ids, caption_of, spellings, text_of, token_ids
+from vlv.models.exchanged_tokens import next_probabilities
+from vlv.models.lm_cache import fresh_cache, take_rows
 from vlv.models.numbers import real_number, whole_number
 from vlv.models.outputs import Caption
-from vlv.models.tokenizers import caption_ids
 
 IGNORED = -100
-# Exchanged tokens of a caption that are read at once: the vocabulary at each fills the memory.
-_EXCHANGED = 128
 # Colder is as this, where the likeliest token is all but certain: scores that are divided by much
 # less overflow, or outweigh what marks the beams that do not count.
 COLDEST = 1e-6
@@ -130,47 +129,7 @@ class CaptionDecoder(nn.Module):
         Raises ConfigError for a language model that keeps its states in a cache of its own.
         """
         e = self.psi(c).to(self.lm.dtype)
-        states_after = self._states_side_by_side if reads_by_position(self.lm) else self._states
-        found = [torch.zeros(0, device=e.device)]
-        for start in range(0, len(exchanged), _EXCHANGED):
-            part = exchanged[start : start + _EXCHANGED]
-            logits = self.lm.get_output_embeddings()(states_after(e, ids, part)).float()
-            after = torch.tensor(following[start : start + len(part)], device=e.device)
-            found.append(logits.softmax(-1).gather(1, after[:, None])[:, 0])
-        return torch.cat(found)
-
-    def _states_side_by_side(
-        self, e: Tensor, ids: Sequence[int], exchanged: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """Last states (N,d_LM) after exchanged tokens, all in one pass over one row: each stands
-        behind the caption, at the position of its place, and sees only what is before that place.
-        What comes before is computed once.
-        """
-        places = torch.tensor([at for at, _ in exchanged], device=e.device)
-        tokens = torch.tensor([[*ids, *(token for _, token in exchanged)]], device=e.device)
-        words = self.lm.get_input_embeddings()(tokens).to(e.dtype)
-        read = e.shape[1] + len(ids)
-        positions = torch.cat([torch.arange(read, device=e.device), e.shape[1] + places])
-        states: Tensor = self.lm.base_model(
-            inputs_embeds=torch.cat([e, words], dim=1),
-            attention_mask=_beside(read, e.shape[1] + places, e.dtype),
-            position_ids=positions[None],
-            use_cache=False,
-        ).last_hidden_state[0, read:]
-        return states
-
-    def _states(
-        self, e: Tensor, ids: Sequence[int], exchanged: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """As `_states_side_by_side`, a row for each: what has no keys to mask reads all before."""
-        longest = max(at for at, _ in exchanged) + 1
-        rows = [[*ids[:at], token] + [token] * (longest - at - 1) for at, token in exchanged]
-        words = self.lm.get_input_embeddings()(torch.tensor(rows, device=e.device)).to(e.dtype)
-        states: Tensor = self.lm.base_model(
-            inputs_embeds=torch.cat([e.expand(len(rows), -1, -1), words], dim=1), use_cache=False
-        ).last_hidden_state
-        last = torch.tensor([e.shape[1] + at for at, _ in exchanged], device=e.device)
-        return states[torch.arange(len(rows), device=e.device), last]
+        return next_probabilities(self.lm, e, ids, exchanged, following)
 
     def text_loss(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Mean over texts of their mean next-token cross-entropy: pretraining of the model."""
@@ -324,19 +283,6 @@ class CaptionDecoder(nn.Module):
         }
 
 
-def _beside(read: int, places: Tensor, dtype: torch.dtype) -> Tensor:
-    """An attention mask (1,1,T,T), added to scores, for a text of `read` tokens and one more behind
-    it for each of `places`, which sees the text before its place, and itself.
-    """
-    columns = torch.arange(read + len(places), device=places.device)
-    rows = torch.cat([columns[:read] + 1, places])  # what a row sees begins at 0 and ends here
-    seen = (columns[None] < rows[:, None]) | torch.eye(
-        len(columns), dtype=torch.bool, device=places.device
-    )
-    mask = torch.zeros(seen.shape, dtype=dtype, device=places.device)
-    return mask.masked_fill(~seen, torch.finfo(dtype).min)[None, None]
-
-
 def build_psi(width: int, lm_width: int) -> nn.Sequential:
     """Psi with fresh weights: c (...,d_T) -> e (...,d_LM)."""
     return nn.Sequential(nn.Linear(width, lm_width), nn.GELU(), nn.Linear(lm_width, lm_width))
@@ -370,44 +316,3 @@ def build_language_model(
             }
         )
     )
-
-
-def text_of(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
-    """The text of tokens."""
-    text: str = tokenizer.decode(list(ids), skip_special_tokens=True)
-    return text.strip()
-
-
-def caption_of(
-    tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], ended: bool, start: Sequence[int] = ()
-) -> Caption:
-    """`CaptionDecoder.caption_of` where the language model is somewhere else."""
-    return Caption(text=text_of(tokenizer, [*start, *ids]), ended=ended, tokens=len(ids))
-
-
-def token_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of a text in which the names of special tokens are plain text."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-        "input_ids"
-    ]
-    return ids
-
-
-def start_ids(tokenizer: PreTrainedTokenizerFast, forced_start: str) -> list[int]:
-    """Ids of the text that a caption begins with."""
-    return token_ids(tokenizer, forced_start.strip())
-
-
-def spellings(tokenizer: PreTrainedTokenizerFast, words: Sequence[str]) -> list[list[int]]:
-    """Ids of words as given, in lower, upper and title case, at a text's start and after a blank.
-
-    As the tokenizer spells them: it could put the same letters together from other tokens.
-    """
-    forms = {
-        space + case(word.strip())
-        for word in words
-        for space in ("", " ")
-        for case in (str, str.lower, str.upper, str.capitalize, str.title)
-        if word.strip()
-    }
-    return [token_ids(tokenizer, form) for form in sorted(forms)]

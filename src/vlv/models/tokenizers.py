@@ -56,27 +56,6 @@ def train_florence_tokenizer(texts: Iterable[str], vocab_size: int = 400) -> Rob
     return RobertaTokenizer(vocab=vocab, merges=merges)
 
 
-def caption_ids(
-    tokenizer: PreTrainedTokenizerFast, captions: Sequence[str], max_length: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Ids (B,L) padded on the right and lengths (B,), the end token appended and counted.
-
-    A caption over max_length tokens is cut and gets no end token: it did not end there.
-    """
-    end = tokenizer.eos_token_id
-    rows = [
-        [*ids, end][:max_length]
-        for ids in tokenizer(list(captions), add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
-    ]
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.full((len(rows), int(lengths.max())), end, dtype=torch.long)
-    for row, target in zip(rows, ids, strict=True):
-        target[: len(row)] = torch.tensor(row)
-    return ids, lengths
-
-
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], positions: int) -> Tensor:
     """Token ids (B,L) in the CPU's memory, cut or padded to L = positions."""
     encoded = tokenizer(

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlv.models.tokenizers import caption_ids
+from vlv.models.caption_tokens import caption_ids
 from vlv.models.vlv import VLVModel
 from vlv.sentences import Span, sentence_spans
 from vlv.training.pseudo_captioning import wanted_views

@@ -28,7 +28,7 @@ from vlv.inference.engines.cache_size import CacheSize, check_length
 from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.selection import Row, TokenSelector, write_next
-from vlv.models.caption_decoder import start_ids
+from vlv.models.caption_tokens import start_ids
 
 # Positions of one pass.
 _BATCH = 2048

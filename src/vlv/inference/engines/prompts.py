@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from vlv.models.caption_decoder import CaptionDecoder, caption_of, start_ids
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.caption_tokens import caption_of, start_ids
 from vlv.models.outputs import Caption
 
 

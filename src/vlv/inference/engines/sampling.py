@@ -27,7 +27,7 @@ class Sampling:
     ones that together reach top_p. The draws depend on the seed and the number of the sequence,
     not on the requests beside it. Every sequence begins with forced_start, which does not count as
     new tokens; banned_words do not occur in the rest, in upper or lower case
-    (`vlv.models.caption_decoder.spellings`).
+    (`vlv.models.caption_tokens.spellings`).
     """
 
     max_new_tokens: int = 300

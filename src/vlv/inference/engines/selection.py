@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from vlv.inference.engines.engine import Finish, NewTokens
 from vlv.inference.engines.sampling import Sampling, TokenRules
-from vlv.models.caption_decoder import COLDEST, spellings
+from vlv.models.caption_decoder import COLDEST
+from vlv.models.caption_tokens import spellings
 
 # Tokens among which top_p is sought before all are sorted; a vocabulary is a hundred times larger.
 _LIKELIEST = 1024

@@ -24,7 +24,8 @@ from vlv.inference.engines.packing import PackedWeights
 from vlv.inference.engines.passes import passes_of
 from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.selection import Row, TokenSelector, write_next
-from vlv.models.caption_decoder import CaptionDecoder, start_ids
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.caption_tokens import start_ids
 from vlv.models.precision import out_of_memory
 
 # Positions in one prefill pass of several rows; a single row may have more. Rows in progress wait

@@ -29,7 +29,8 @@ from vlv.errors import ConfigError, EngineError, EngineStopped
 from vlv.inference.engines.cache_size import CacheSize, check_length
 from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.sampling import Sampling
-from vlv.models.caption_decoder import COLDEST, spellings, start_ids
+from vlv.models.caption_decoder import COLDEST
+from vlv.models.caption_tokens import spellings, start_ids
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams

@@ -36,7 +36,7 @@ from vlv.inference.engines.vllm_wire import (
     is_loopback,
     message_of,
 )
-from vlv.models.caption_decoder import spellings, start_ids
+from vlv.models.caption_tokens import spellings, start_ids
 from vlv.text import printable
 
 # Requests on their way at once; a server queues what it cannot compute.

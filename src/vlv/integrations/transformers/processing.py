@@ -204,7 +204,7 @@ class VLVProcessor(ProcessorMixin):
         return BatchFeature(content, tensor_type=return_tensors)
 
     def _ids(self, texts: Sequence[str]) -> Tensor:
-        from vlv.models.tokenizers import caption_ids
+        from vlv.models.caption_tokens import caption_ids
 
         ids, _ = caption_ids(self.tokenizer, [text.strip() for text in texts], None)
         return ids

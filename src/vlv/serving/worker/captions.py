@@ -15,7 +15,7 @@ from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.prompts import Prompts
 from vlv.inference.engines.sampling import Sampling
 from vlv.inference.postprocess import Cleaning
-from vlv.models.caption_decoder import text_of
+from vlv.models.caption_tokens import text_of
 from vlv.models.outputs import Caption
 from vlv.serving.telemetry import log
 from vlv.serving.worker.jobs import CaptionJob, CaptionResult, Done, Event, Failed, Tokens

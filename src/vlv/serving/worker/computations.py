@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlv.inference.encoding import default_batch_size, encode_pixels
-from vlv.models.caption_decoder import token_ids
+from vlv.models.caption_tokens import token_ids
 from vlv.models.vlv import VLVModel
 from vlv.sentences import sentence_spans
 from vlv.serving.worker.cancellation import BeamSearchItems, ImageItems

@@ -13,8 +13,8 @@ from vlv.checkpoints.memory import free_memory
 from vlv.checkpoints.parts import MANIFEST_FILE, PARTS
 from vlv.errors import ConfigError, TrainingError
 from vlv.files import write_text
+from vlv.models.caption_tokens import caption_ids
 from vlv.models.precision import computes_bfloat16
-from vlv.models.tokenizers import caption_ids
 from vlv.text import counted, printable, read_object
 from vlv.training.accelerator import computing_device
 from vlv.training.config import check_config

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from vlv.errors import TrainingError
-from vlv.models.tokenizers import caption_ids
+from vlv.models.caption_tokens import caption_ids
 from vlv.training.batched_lines import read_lines
 from vlv.training.samples.data_order import numpy_generator
 from vlv.training.samples.images import ImageStore

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from vlv.models.tokenizers import caption_ids
+from vlv.models.caption_tokens import caption_ids
 from vlv.training.samples.source import Batch
 
 
