@@ -77,7 +77,7 @@ RUNS = {
     ),
     "stage2": (
         "encoder, psi, language model",
-        "pairs, at last also captions alone",
+        "pairs, and captions alone",
         "{caption_loss:.3f} nats a caption token; denoising loss {denoising_loss/z:.3f} with z",
     ),
 }
