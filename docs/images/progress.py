@@ -1,6 +1,6 @@
 """What a run drew while it learned, as one picture: originals, then a row a step.
 
-    python docs/images/progress.py runs/mini/stage1 docs/images/stage1.png 200 600 1400 3000
+    python docs/images/progress.py runs/mini/stage1 docs/images/stage1.png 500 1500 4000 10000
 
 Reads the sample pictures that `vlv train` keeps in the run's folder.
 """
