@@ -173,7 +173,7 @@ def test_pictures_are_the_models_own(server: Server, mini: VLV) -> None:
 
 
 def test_verdicts_are_the_models_own(server: Server, mini: VLV) -> None:
-    caption = "A large red cone stands at the front left. The floor is gray."
+    caption = "A large matte red cone stands at the front left. The floor is gray."
     answer = server.post("/v1/vlv/verify", image=IMAGE, caption=caption, false_alarm_rate=0.1)
     expected = mini.verify(scene(3), caption, false_alarm_rate=0.1)
     sentences = answer.json()["sentences"]

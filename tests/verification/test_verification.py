@@ -243,9 +243,9 @@ def test_beside_a_wrong_light_true_sentences_are_not_accused(mini: VLV) -> None:
 def test_a_number_that_the_decoder_does_not_heed_is_asked_of_the_caption_decoder(mini: VLV) -> None:
     verifier = mini.verifier
     assert verifier is not None
-    right = "There are three objects on a green floor with light from the left."
+    right = "There are three objects on a black floor with light from the right."
     settings = replace(verifier.settings.verify, levels=(0.6,), per_nat=0.005)
-    image = picture(60002)
+    image = picture(60006)
     wrong = right.replace("three", "two", 1)
     found = {
         caption: sentence_evidence(mini, image, caption, verifier.references, settings)[0]
