@@ -240,6 +240,24 @@ def test_beside_a_wrong_light_true_sentences_are_not_accused(mini: VLV) -> None:
     assert [caption[one.start : one.end] for one in marks] == [one.text for one in marks]
 
 
+def test_a_number_at_the_start_of_a_caption_is_a_word_that_the_picture_decides(mini: VLV) -> None:
+    """Captions begin in many ways, so that a number is unlikely there for any picture."""
+    assert mini.verifier is not None
+    decoder, others = mini.caption_decoder, mini.read(mini.verifier.references)
+    counted = [(seed, sample_scene(seed, "test")) for seed in range(60002, 60012)]
+    numbers = {2: ("Three", "Two"), 3: ("Two", "Three")}
+    several = [(seed, scene) for seed, scene in counted if len(scene.objects) in numbers]
+    assert len(several) > 5
+    for seed, scene in several:
+        wrong, right = numbers[len(scene.objects)]
+        caption = f"{wrong} objects stand on a {scene.floor} floor lit from the {scene.light}."
+        seen = mini.read(mini.encode(picture(seed)))
+        first = grounded_words(decoder, seen, others, caption)[0]
+        assert (first.start, first.end) == (0, len(wrong)), seed
+        (other,) = first.alternatives
+        assert other.word == right and other.log_odds > 3, seed
+
+
 def test_a_number_that_the_decoder_does_not_heed_is_asked_of_the_caption_decoder(mini: VLV) -> None:
     verifier = mini.verifier
     assert verifier is not None

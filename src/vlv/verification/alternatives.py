@@ -21,6 +21,13 @@ _FLUENT = 0.05
 # From so many nats on the picture decides a word; other words have at least this probability for
 # other pictures.
 _LEAST_DIVERGENCE, _LEAST_PROBABILITY = 0.05, 0.01
+# Where many words may stand, as at the start of a caption, two of them hardly move the divergence.
+# There the picture decides between them if it shifts the odds of one against the other by so many
+# nats.
+_LEAST_SHIFT = 1.0
+# Other words of a place that are tried, the likeliest first. Most of those at a caption's start do
+# not go on as the caption does: "Two objects" and "Three objects" do, "On objects" does not.
+_TRIED = 32
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,11 @@ def grounded_words(
     """The words of `text` that the picture decides, in order.
 
     seen (1,Q,d_T) is what the caption decoder reads of the picture, others (B,Q,d_T) of other ones.
-    A word counts from `_LEAST_DIVERGENCE` nats on, and has up to `per_word` alternatives that have
-    at least `_LEAST_PROBABILITY` for the others. Those that the caption decoder itself nearly wrote
-    come first. Those that it finds less than `least_log_odds` nats likelier than the word are left
-    out. The caption has to read on after them as it does. Words of several tokens are left alone:
+    A word counts from `_LEAST_DIVERGENCE` nats on, or against a word whose odds the picture shifts
+    by `_LEAST_SHIFT`, and has up to `per_word` alternatives that have at least `_LEAST_PROBABILITY`
+    for the others. Those that the caption decoder itself nearly wrote come first. Those that it
+    finds less than `least_log_odds` nats likelier than the word are left out. The caption has to
+    read on after them as it does. Words of several tokens are left alone:
     half of one has no meaning.
     """
     # The name of a special token is plain text in a caption.
@@ -79,19 +87,23 @@ def grounded_words(
         other += caption_decoder.log_probabilities(one[None], ids).exp() / len(others)
     divergence = torch.xlogy(own, own / other.clamp_min(1e-9)).sum(-1)
     # From logarithms: a language model that is sure rounds the probability of other words to 0.
-    log_odds = log_own - log_own.gather(1, torch.tensor(ids, device=own.device)[:, None])
-    possible = (other >= _LEAST_PROBABILITY) & (log_odds >= least_log_odds)
+    written = torch.tensor(ids, device=own.device)[:, None]
+    log_odds = log_own - log_own.gather(1, written)
+    log_other = other.clamp_min(1e-9).log()
+    shift = (log_odds - (log_other - log_other.gather(1, written))).abs()
+    decided = (divergence >= _LEAST_DIVERGENCE)[:, None] | (shift >= _LEAST_SHIFT)
+    possible = decided & (other >= _LEAST_PROBABILITY) & (log_odds >= least_log_odds)
     expected = ((own + other) / 2).masked_fill(~possible, 0)
     places = []
     for at, (start, end) in enumerate(encoded["offset_mapping"]):
         start += len(text[start:end]) - len(text[start:end].lstrip())
-        if float(divergence[at]) >= _LEAST_DIVERGENCE and _is_word(text, start, end):
-            decode, written = caption_decoder.tokenizer.decode, text[start:end]
-            likely = expected[at].topk(min(4 * per_word, expected.shape[1]))
+        if _is_word(text, start, end):
+            decode, place = caption_decoder.tokenizer.decode, text[start:end]
+            likely = expected[at].topk(min(_TRIED, expected.shape[1]))
             fitting = {
                 token: word.strip()
                 for token, chance in zip(likely.indices.tolist(), likely.values, strict=True)
-                if chance > 0 and _fits(word := decode([token]), written, start)
+                if chance > 0 and _fits(word := decode([token]), place, start)
             }
             if fitting:
                 places.append((at, start, end, fitting))
