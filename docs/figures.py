@@ -1,7 +1,7 @@
 """Measure again what the docs say of the package's model, after its weights have changed.
 
 Each file is measured once for the weights that are there, so that the same command goes on where it
-was stopped. About two and a half hours of one core; two processes of one thread share two cores.
+was stopped. About three hours of one core; two processes of one thread share two cores.
 Ablations of the report train for many hours, so they are measured only when they are asked for.
 
 python docs/figures.py [--jobs 2] [--ablations] [--list]
