@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 IMAGES = Path(__file__).parent / "images"
 # Of the world's split `test`, the first alone on the Caption tab. The pair is one of those that
 # compose; one in six does.
-PAIR = (21, 22)
+PAIR = (83, 84)
 # The caption of the last one by one beam is wrong, and marked.
 FOLDER = (0, 1, 39)
 # A drawing on a busy machine takes long.
