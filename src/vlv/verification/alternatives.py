@@ -89,9 +89,9 @@ def grounded_words(
     # From logarithms: a language model that is sure rounds the probability of other words to 0.
     written = torch.tensor(ids, device=own.device)[:, None]
     log_odds = log_own - log_own.gather(1, written)
-    log_other = other.clamp_min(1e-9).log()
-    shift = (log_odds - (log_other - log_other.gather(1, written))).abs()
-    decided = (divergence >= _LEAST_DIVERGENCE)[:, None] | (shift >= _LEAST_SHIFT)
+    nats = log_own - other.clamp_min(1e-9).log()
+    shifted = (nats - nats.gather(1, written)).abs() >= _LEAST_SHIFT
+    decided = (divergence >= _LEAST_DIVERGENCE)[:, None] | shifted
     possible = decided & (other >= _LEAST_PROBABILITY) & (log_odds >= least_log_odds)
     expected = ((own + other) / 2).masked_fill(~possible, 0)
     places = []
