@@ -227,6 +227,7 @@ def test_ablations_follow_from_what_is_kept_of_their_runs(
     """
     kept = read_result(REPORT / "results" / f"{name}.json")
     if name in OF_WEIGHTS_BEFORE:
+        assert kept.provenance["runs"]
         for run, record in kept.provenance["runs"].items():
             (file,) = (REPORT / "measurements").glob(f"{run}-*.json")
             assert json.loads(file.read_text("utf-8"))["run"].items() >= record.items(), run

@@ -69,8 +69,8 @@ def grounded_words(
     by `_LEAST_SHIFT`, and has up to `per_word` alternatives that have at least `_LEAST_PROBABILITY`
     for the others. Those that the caption decoder itself nearly wrote come first. Those that it
     finds less than `least_log_odds` nats likelier than the word are left out. The caption has to
-    read on after them as it does. Words of several tokens are left alone:
-    half of one has no meaning.
+    read on after them as it does. Words of several tokens are left alone: half of one has no
+    meaning.
     """
     # The name of a special token is plain text in a caption.
     encoded = caption_decoder.tokenizer(
