@@ -139,3 +139,14 @@ def test_a_url_is_called_one(url: str) -> None:
     found = find_images([Path(url)])
     assert not found.images
     assert found.refused[0].reason == "url" and found.refused[0].message.startswith(url)
+
+
+def test_a_file_url_is_a_path(tmp_path: Path) -> None:
+    image = tmp_path / "a b.png"
+    image.touch()
+    for url in (f"file://{image}", f"file://{str(image).replace(' ', '%20')}"):
+        assert find_images([Path(url)]).images == [image]
+        assert find_inputs([Path(url)]).images == [image]
+    assert find_inputs([Path(f"file://{tmp_path}")]).images == [image]
+    gone = tmp_path / "gone.png"
+    assert find_images([Path(f"file://{gone}")]).images == [gone]  # reading it gives the reason

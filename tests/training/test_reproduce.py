@@ -46,6 +46,12 @@ def preset(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             "trainable": ["psi", "language_model"],
             "denoising_weight": 0,
         },
+        "nested": {
+            "stage1": str(tmp_path / "captions" / "final"),
+            "language_model": None,
+            "caption_decoder": str(tmp_path / "captions" / "final" / "caption_decoder"),
+            "query_drop": "tail",
+        },
     }
     paths = {name: workshop.config(name) for name in DONE}
     for name, own in changes.items():
@@ -90,7 +96,7 @@ def test_stages_run_in_order_and_what_is_done_is_skipped(
     workshop: Workshop, preset: str, built: list[str], tmp_path: Path
 ) -> None:
     target = reproduction.reproduce(preset)
-    assert built == ["inspector", "vae-decoder", "stage1", "stage2", "captions"]
+    assert built == ["inspector", "vae-decoder", "stage1", "stage2", "captions", "nested"]
     assert target == tmp_path / "model"
 
     model = VLV.from_pretrained(target / "mini")
@@ -105,9 +111,11 @@ def test_stages_run_in_order_and_what_is_done_is_skipped(
         "stage2",
     }
     last = model.provenance["stages"]["stage2"]
-    assert last["config"]["trainable"] == ["psi", "language_model"]
-    assert last["before"]["config"]["stage1"] == str(tmp_path / "stage1" / "final")
-    written = load_caption_decoder(tmp_path / "captions" / "final" / "caption_decoder")
+    assert last["config"]["query_drop"] == "tail"
+    before = last["before"]
+    assert before["config"]["trainable"] == ["psi", "language_model"]
+    assert before["before"]["config"]["stage1"] == str(tmp_path / "stage1" / "final")
+    written = load_caption_decoder(tmp_path / "nested" / "final" / "caption_decoder")
     for name, value in model.caption_decoder.state_dict().items():
         assert torch.equal(value, written.state_dict()[name].half().float()), name
     longest = load_network(AutoencoderKL, tmp_path / "vae-decoder" / "final" / "vae")

@@ -16,8 +16,8 @@ from typing import BinaryIO
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, MAX_OWN_PIXELS, OTHER_EXTENSIONS
 from vlv.data.lenient import Unusable
 from vlv.data.recaptioning import recaptioned
-from vlv.data.remote.locations import SetFile, expanded, suffix_of, url_of
-from vlv.data.remote.store import shown
+from vlv.data.remote.locations import SetFile, expanded, local_path, suffix_of, url_of
+from vlv.data.remote.store import scheme_of, shown
 from vlv.data.sets import set_files
 from vlv.data.walking import matches, walk
 from vlv.errors import ConfigError, DatasetError
@@ -30,7 +30,9 @@ STANDARD_INPUT = Path("-")
 _SETS = (".tar", ".parquet")
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # Matches a URL, also one that became a path, where two slashes become one.
-_URL = re.compile(r"(https?|ftp|s3|gs|hf|file):/{1,3}[^/]|data:image/", re.IGNORECASE)
+_URL = re.compile(r"(https?|ftp|s3|gcs|gs|hf|az|abfs|memory):/{1,2}[^/]|data:image/", re.IGNORECASE)
+# Of the stores, these have no folders that can be listed.
+_WEB = ("http", "https")
 
 
 @dataclass
@@ -50,10 +52,11 @@ def find_images(paths: Iterable[Path], *, recursive: bool = False) -> Found:
     A file is used whatever its name is, even if it does not exist: reading it gives the reason.
     A folder stands for its files with an image's extension, in the order of their names; with
     `recursive` also for those in its subfolders, linked ones too. Hidden files and folders are
-    skipped. An image that several names of its folder lead to is used once.
+    skipped. An image that several names of its folder lead to is used once. `file:///a.png` is
+    `/a.png`.
     """
     found = Found()
-    for path in paths:
+    for path in map(local_path, paths):
         # Unlike `Path.is_dir`, this is false for names that are too long or not accessible.
         if os.path.isdir(path):
             _search(path, recursive, found)
@@ -74,10 +77,10 @@ def find_inputs(
 ) -> Found:
     """`find_images` that also reads glob patterns, a list of names, and sets of images.
 
-    A shard (.tar), a parquet file, and a folder that holds such files and no image are sets; shards
-    and tables may also be in an object store, with patterns (`vlv.data.remote.locations`). The
-    path `-` is an image on standard input; as a filelist it is the names on standard input.
-    Patterns find images and sets only.
+    A shard (.tar), a parquet file, and a folder that holds such files and no image are sets;
+    shards, tables and folders of them may also be in an object store, with patterns
+    (`vlv.data.remote.locations`). The path `-` is an image on standard input; as a filelist it is
+    the names on standard input. Patterns find images and sets only.
 
     Raises:
         ConfigError: `-` is given more than once or standard input is closed, or what reads a store
@@ -95,7 +98,7 @@ def find_inputs(
     if STANDARD_INPUT in every:
         _standard_input()  # before a model is loaded
     files, sets = list[Path](), list[SetFile]()
-    for path in every:
+    for path in map(local_path, every):
         here = _set_files(path)
         sets += here
         files += [] if here else [path]
@@ -192,7 +195,7 @@ def _named(name: bytes) -> Path:
 
 def _url(path: Path) -> Refused:
     # A path has single slashes only. A query or a user may hold a key.
-    name = shown(re.sub(r"^(?!file)(\w+):/([^/])", r"\1://\2", os.fspath(path)))
+    name = shown(re.sub(r"^(\w+):/([^/])", r"\1://\2", os.fspath(path)))
     short = name if len(name) < 200 else name[:40] + "..."
     return Refused(
         short, "url", f"{short} is a URL, which is not fetched; save the image and name its file"
@@ -213,14 +216,25 @@ def _each_once(paths: Iterable[Path]) -> list[Path]:
 
 def _set_files(path: Path) -> list[SetFile]:
     """The shards or tables that a path stands for; none if it stands for images."""
-    if url_of(path) is not None and suffix_of(path).lower() in _SETS:
-        return expanded(path, _SETS)
+    url = url_of(path)
+    if url is not None:
+        return _in_store(url)
     if not os.path.isdir(path):
         return [path] if path.suffix.lower() in _SETS else []
     try:
         return list(set_files(path))
     except OSError:
         return []  # searching it for images gives the reason
+
+
+def _in_store(url: str) -> list[SetFile]:
+    """The shards or tables of a URL, also of a folder; none of the URL of a single image."""
+    suffix = suffix_of(url).lower()
+    if suffix in _SETS:
+        return expanded(url, _SETS)
+    if suffix in (*EXTENSIONS, *OTHER_EXTENSIONS) or scheme_of(url) in _WEB:
+        return []
+    return [file for file in expanded(url, _SETS) if file.suffix in _SETS]
 
 
 def _search(folder: Path, recursive: bool, found: Found) -> None:

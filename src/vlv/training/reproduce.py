@@ -49,8 +49,9 @@ ORDER = {
     "stage1": "stage1",
     "stage2": "stage2",
     "captions": "stage2",  # stage 2 goes on, with the encoder frozen
+    "nested": "stage2",  # and with all parts and shorter z
 }
-OPTIONAL = {"vae", "inspector", "vae-decoder", "language-model", "captions"}
+OPTIONAL = {"vae", "inspector", "vae-decoder", "language-model", "captions", "nested"}
 # Of the training scenes, those that the OOD detector is fitted on.
 IN_DISTRIBUTION_SCENES = 8192
 # In the folder of the assembled model: the records of the runs that it was made of. It is written
@@ -178,13 +179,15 @@ def assemble(finals: dict[str, Path], runs: dict[str, dict[str, Any]], target: P
     """Write target/mini, target/mini-stage1 (its encoder only) and, where one was trained,
     target/inspector. finals: what each stage wrote; runs: their records.
     """
-    last = "captions" if "captions" in finals else "stage2"
+    stage2 = [name for name in finals if ORDER[name] == "stage2"]
+    last = stage2[-1]
     model = load_model(finals[last])
     if "vae-decoder" in finals:
         # The same latents, drawn by the decoder that was trained longest.
         model.decoder.vae = load_network(AutoencoderKL, finals["vae-decoder"] / "vae")
     # The record of a run names the runs before it that it goes on from.
-    stages = {name: run for name, run in runs.items() if name != last} | {"stage2": runs[last]}
+    stages = {name: run for name, run in runs.items() if name not in stage2}
+    stages["stage2"] = runs[last]
     model.manifest.provenance.update(provenance(stages))
     save_model(model, target / "mini", dtype=torch.float16)
     _add_ood_detector(target / "mini", runs["stage2"]["config"]["data"])

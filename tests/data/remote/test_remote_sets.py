@@ -46,11 +46,22 @@ def test_commands_read_what_they_read_from_disk(local: Path) -> None:
     url = Path(f"s3://{BUCKET}/{local.name}/*{'.tar' if 'web' in local.name else '.parquet'}")
     names = [name for name, _ in dataset_items(local)]
     assert [name for name, _ in dataset_items(url)] == names
-    found = find_inputs([url])
-    assert [one.image for one in inputs_of([], found.sets)] == [  # type: ignore[union-attr]
-        one.image
-        for one in inputs_of([], find_inputs([local]).sets)  # type: ignore[union-attr]
-    ]
+    on_disk = [one.image for one in inputs_of([], find_inputs([local]).sets)]  # type: ignore[union-attr]
+    for name in (url, Path(f"s3://{BUCKET}/{local.name}"), Path(f"file://{local}")):
+        found = find_inputs([name])
+        assert [one.image for one in inputs_of([], found.sets)] == on_disk  # type: ignore[union-attr]
+
+
+def test_what_a_store_has_besides_sets_is_refused(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "notes.txt").touch()
+    store.put(tmp_path, "images")
+    for name in ("a.png", "notes.txt", "no-such.png"):
+        found = find_inputs([Path(f"s3://{BUCKET}/images/{name}")])
+        assert not found.sets
+        assert [one.reason for one in found.refused] == ["url"]
+    with pytest.raises(DatasetError, match=r"/images holds no .tar or .parquet files"):
+        find_inputs([Path(f"s3://{BUCKET}/images")])
 
 
 @pytest.mark.parametrize(

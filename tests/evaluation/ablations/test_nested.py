@@ -159,6 +159,14 @@ def test_from_a_run_to_the_table(settings: dict[str, Any], monkeypatch: pytest.M
     assert {path: path.stat().st_mtime_ns for path in config.measurements.iterdir()} == files
 
 
+def test_a_model_alone_is_measured_without_runs(settings: dict[str, Any]) -> None:
+    result = nested.evaluate(nested.NestedConfig(**{**settings, "queries": [4, 8]}, variants=[]))
+    assert [row.labels["variant"] for row in result.rows] == [nested.GIVEN, nested.GIVEN]
+    assert not result.claims and not result.provenance["runs"]
+    assert not (settings["folder"]).exists()
+    assert "further" not in " ".join(result.notes)
+
+
 def test_more_than_the_model_has_cannot_be_measured(settings: dict[str, Any]) -> None:
     config = nested.NestedConfig(**{**settings, "queries": [1, 9]})
     with pytest.raises(ConfigError, match="num_queries must be 1 to 8"):

@@ -57,6 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     RANDOM: {"query_drop": "random", "query_drop_lengths": "powers"},
     WHOLE: {},
 }
+Variant = Literal["nested", "half nested", "random drop", "no drop"]
 _PAPER = "no counterpart; nested dropout as in ViLex (arXiv 2412.06774) and FlexTok (2502.13967)"
 
 
@@ -64,14 +65,12 @@ class NestedConfig(AblationConfig):
     """`model` is trained further by stage 2, with the fields `stage2`.
 
     queries: numbers of first embeddings to measure, in rising order. variants: those to compare
-    with the model itself. trained_for: numbers that have a run of their own. All runs have all
-    `seeds`.
+    with the model itself; with none, and no `trained_for`, only the model is measured.
+    trained_for: numbers that have a run of their own. All runs have all `seeds`.
     """
 
     queries: list[int] = Field(default=[1, 2, 4, 8, 16, 32, 77], min_length=2)
-    variants: list[Literal["nested", "half nested", "random drop", "no drop"]] = Field(
-        default=["nested", "half nested", "random drop", "no drop"], min_length=1
-    )
+    variants: list[Variant] = ["nested", "half nested", "random drop", "no drop"]
     trained_for: list[int] = []
 
 
@@ -110,10 +109,7 @@ def evaluate(config: NestedConfig, progress: Progress = silent) -> Result:
         paper=_PAPER,
         rows=[table.row(*key) for key in points],
         claims=_claims(config, table),
-        notes=[
-            "All variants were trained further from the same model, for equally many steps. "
-            "Centre errors are of the objects that were found."
-        ],
+        notes=_notes(config),
         provenance=table.provenance(),
     )
 
@@ -234,6 +230,12 @@ class _Table:
                 if point.run is not None
             },
         }
+
+
+def _notes(config: NestedConfig) -> list[str]:
+    further = "All variants were trained further from the same model, for equally many steps."
+    notes = [further] if config.variants or config.trained_for else []
+    return [*notes, "Centre errors are of the objects that were found."]
 
 
 def _claims(config: NestedConfig, table: _Table) -> list[Claim]:
