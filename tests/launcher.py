@@ -54,6 +54,7 @@ TRAINING = ("vlv.training.loop", "vlv.training.registry")
 OF_COMMANDS = (
     "ACCELERATE_",
     "AWS_",
+    "CUDA_VISIBLE_DEVICES",
     "GROUP_",
     "HF_HUB_CACHE",
     "LOCAL_",

@@ -83,7 +83,7 @@ def torchrun(count: int, *words: str, module: str = "vlv.cli") -> Popen[str]:
             *(sys.executable, "-c", launcher.RANKS, "--standalone"),
             *("--nproc_per_node", str(count), "-m", module, *words),
         ],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         stdout=DEVNULL,
         stderr=PIPE,
         text=True,

@@ -122,6 +122,9 @@ def computing_device() -> torch.device:
     for variable, way in _OTHER_WAYS.items():
         if parse_flag_from_env(variable):
             raise ConfigError(_refusal(way))
+    if not torch.accelerator.is_available():
+        # Otherwise accelerate takes each of several processes for the only one.
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
 
 
