@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,19 @@ from safetensors.torch import load_file, save_file
 from tests.launcher import Popen
 from tests.shared import shared_folder
 from tests.tiny import TINY_MODEL, tiny_model_dir
+from tests.training import ranks
 from torch import Tensor
 
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
 
 __all__ = ["tiny_model_dir"]
+
+
+@pytest.fixture(autouse=True)
+def no_ranks_left() -> Iterator[None]:
+    yield
+    ranks.end_all()
 
 
 class Workshop:

@@ -32,13 +32,31 @@ SLOW_DISK = "VLV_TESTS_SLOW_DISK"
 
 # Seconds after which a run hangs: many, since the machine may do other work.
 DEADLINE = 1200
+_STARTED: list[Popen[str]] = []
+
+
+def end_all() -> None:
+    """Kill what a test that failed has left running, which would take the cores of the others."""
+    while _STARTED:
+        process = _STARTED.pop()
+        if process.poll() is not None:
+            continue
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+
+
+def _started(process: Popen[str]) -> Popen[str]:
+    _STARTED.append(process)
+    return process
 
 
 def start(stage: str, configs: list[Path], machines: int = 1) -> Popen[str]:
     """One process that has a child for each config, in the order of ranks."""
     command = [sys.executable, "-m", "tests.training.ranks", stage, str(machines)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    return Popen([*command, *map(str, configs)], env=environment, stderr=-1, stdout=-1, text=True)
+    words = [*command, *map(str, configs)]
+    return _started(Popen(words, env=environment, stderr=-1, stdout=-1, text=True))
 
 
 def run(stage: str, configs: list[Path], machines: int = 1) -> tuple[int, str]:
@@ -56,21 +74,23 @@ def start_ranks(stage: str, config: Path, count: int) -> list[Popen[str]]:
     port = str(free_port())
     words = [sys.executable, "-m", "vlv.cli", "train", stage, "--config", str(config)]
     return [
-        Popen(
-            words,
-            env={
-                **os.environ,
-                "ACCELERATE_USE_CPU": "true",
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(count),
-                "LOCAL_WORLD_SIZE": str(count),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            },
-            stdout=DEVNULL,
-            stderr=PIPE,
-            text=True,
+        _started(
+            Popen(
+                words,
+                env={
+                    **os.environ,
+                    "ACCELERATE_USE_CPU": "true",
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(count),
+                    "LOCAL_WORLD_SIZE": str(count),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": port,
+                },
+                stdout=DEVNULL,
+                stderr=PIPE,
+                text=True,
+            )
         )
         for rank in range(count)
     ]
@@ -78,16 +98,10 @@ def start_ranks(stage: str, config: Path, count: int) -> list[Popen[str]]:
 
 def torchrun(count: int, *words: str, module: str = "vlv.cli") -> Popen[str]:
     """`python -m MODULE WORDS` on `count` processes of one machine, by torchrun."""
-    return Popen(
-        [
-            *(sys.executable, "-c", launcher.RANKS, "--standalone"),
-            *("--nproc_per_node", str(count), "-m", module, *words),
-        ],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        stdout=DEVNULL,
-        stderr=PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-c", launcher.RANKS, "--standalone"]
+    command += ["--nproc_per_node", str(count), "-m", module, *words]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    return _started(Popen(command, env=environment, stdout=DEVNULL, stderr=PIPE, text=True))
 
 
 def children_of(process: Popen[str]) -> list[psutil.Process]:
