@@ -1,13 +1,11 @@
 """Cancelled jobs in the middle of a batch: the rest of their work is not done."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tests.serving.conftest import scene
-from torch import Tensor, nn
+from tests.serving.scheduling import CANCELLED, count_rows, run_jobs
 
 from vlv.pipeline import VLV
 from vlv.serving.worker.jobs import (
@@ -16,6 +14,7 @@ from vlv.serving.worker.jobs import (
     CaptionResult,
     Done,
     Event,
+    Failed,
     ImageJob,
     Job,
     KeptEmbeddings,
@@ -25,43 +24,11 @@ from vlv.serving.worker.jobs import (
 from vlv.serving.worker.scheduler import Scheduler
 
 SEEDS = (3, 4, 5)
-CANCELLED = 1
 STEPS = 6
-
-
-@contextmanager
-def count_rows(network: nn.Module) -> Iterator[list[int]]:
-    """The number of rows of each forward pass of a network."""
-    passes: list[int] = []
-
-    def count(network: nn.Module, args: object, output: Any) -> None:
-        passes.append(len(output if isinstance(output, Tensor) else output[0]))
-
-    # Before the scheduler's own hook adds placeholders to the output.
-    hook = network.register_forward_hook(count, prepend=True)
-    yield passes
-    hook.remove()
 
 
 def embeddings(mini: VLV, seed: int) -> np.ndarray:
     return mini.encode(scene(seed))[0].numpy().astype(np.float32)
-
-
-def run_jobs(
-    mini: VLV, jobs: list[Job], cancel_when: Callable[[], bool] = lambda: False
-) -> tuple[dict[int, object], int]:
-    """Results of jobs that start together, and the number of steps; one job may be cancelled."""
-    events: list[Event] = []
-    scheduler = Scheduler(mini, events.append, max_batch=8, max_pictures=8)
-    for id, job in enumerate(jobs):
-        scheduler.handle(Submit(id, job))
-    steps = 0
-    while not scheduler.idle:
-        if cancel_when():
-            scheduler.handle(Cancel(CANCELLED))
-        scheduler.step()
-        steps += 1
-    return {event.id: event.result for event in events if isinstance(event, Done)}, steps
 
 
 @pytest.mark.parametrize(
@@ -122,3 +89,41 @@ def test_a_batch_ends_when_all_its_jobs_are_cancelled(mini: VLV) -> None:
     assert scheduler.idle
     assert passes == [6]
     assert not [event for event in events if isinstance(event, Done)]
+
+
+def test_a_computation_that_fails_fails_its_jobs_only(
+    mini: VLV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others of the worker go on: a new process would begin them again."""
+    z = embeddings(mini, 3)
+    sampler = SamplerSettings(2.0, 2, "dpm++")
+    image = ImageJob((KeptEmbeddings(z, 77),), sampler, 0)
+    settings = {"num_beams": 1, "max_new_tokens": 8, "min_new_tokens": 0}
+    caption = CaptionJob(z, temperature=0.0, top_p=1.0, seed=0, stream=False, **settings)
+    _ = mini.caption_decoder  # the scheduler takes what is loaded
+    broken = RuntimeError("a kernel is missing")
+
+    def fail(*_: object) -> None:
+        raise broken
+
+    events: list[Event] = []
+    scheduler = Scheduler(mini, events.append, max_batch=8, max_pictures=8)
+    with monkeypatch.context() as patched:
+        patched.setattr(mini.decoder.vae.decoder, "forward", fail)
+        for id, job in enumerate((image, caption, image)):
+            scheduler.handle(Submit(id, job))
+        while not scheduler.idle:
+            scheduler.step()
+    failed = {one.id: (one.status, one.code) for one in events if isinstance(one, Failed)}
+    assert failed == {id: (500, "computation_failed") for id in (0, 2)}
+    assert [event.id for event in events if isinstance(event, Done)] == [1]
+    with monkeypatch.context() as patched:
+        patched.setattr(mini.encoder.florence.vision_tower, "forward", fail)
+        scheduler.handle(Submit(3, replace(caption, source=np.asarray(scene(3)))))
+        while not scheduler.idle:
+            scheduler.step()
+    assert [event.id for event in events if isinstance(event, Failed)] == [0, 2, 3]
+    scheduler.handle(Submit(4, image))
+    while not scheduler.idle:
+        scheduler.step()
+    assert [event.id for event in events if isinstance(event, Done)] == [1, 4]

@@ -27,6 +27,7 @@ const CODE_ERRORS = {
   body_too_large: IMAGE_ERRORS["too-large-file"],
   slow_request: "The picture took too long to arrive. Make it smaller or check your connection, then try again.",
   worker_died: "The model failed on this picture. Try another one, or fewer steps; the server's log says why.",
+  computation_failed: "The model failed on this request. The server's log says why.",
   engine_failed: "The model stopped while it wrote. Try again; if that fails too, the server's log says why.",
   internal_error: "The server failed on this request. Try again; if that fails too, the server's log says why.",
 };

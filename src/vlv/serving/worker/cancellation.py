@@ -19,6 +19,10 @@ from transformers.utils import ModelOutput
 from vlv.models.lm_cache import take_rows
 
 _UNLIKELY = -1e4
+# The names of the input that has a row for each row of the output, where it is passed by name.
+_BATCH = ("sample", "hidden_states", "input_ids", "inputs_embeds")
+# Positions of tokens, the same for all rows: their number may happen to be that of the rows.
+_WITHOUT_ROWS = ("img_ids", "txt_ids")
 
 
 class BatchItems(ABC):
@@ -46,15 +50,15 @@ class BatchItems(ABC):
         self._active_rows = None
         if not self._cancelled:
             return args, kwargs
-        tensors = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
-        self._rows = max(len(one) for one in tensors if one.ndim > 1)
+        batch = next(one for one in (*args, *map(kwargs.get, _BATCH)) if isinstance(one, Tensor))
+        self._rows = len(batch)
         owners = self._owners(self._rows)
         self._active_rows = [
             row for row, owner in enumerate(owners) if owner not in self._cancelled
         ]
         return (
             tuple(self._select(one) for one in args),
-            {name: self._select(value) for name, value in kwargs.items()},
+            self._select(kwargs),
         )
 
     def restore_rows(self, output: Any, kwargs: dict[str, Any]) -> Any:
@@ -73,11 +77,19 @@ class BatchItems(ABC):
         return tuple(self._with_placeholders(one) for one in output)
 
     def _select(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                name: one if name in _WITHOUT_ROWS else self._select(one)
+                for name, one in value.items()
+            }
         if isinstance(value, DynamicCache):
             take_rows(value, self._active_rows or [])
-        elif isinstance(value, Tensor) and value.ndim > 1 and len(value) == self._rows:
+        elif isinstance(value, Tensor) and self._has_rows(value):
             return value[self._active_rows]
         return value
+
+    def _has_rows(self, value: Tensor) -> bool:
+        return value.ndim > 1 and len(value) == self._rows
 
     def _scatter(self, active: Tensor) -> Tensor:
         rows = active.new_zeros(self._rows, *active.shape[1:])
@@ -104,6 +116,10 @@ class ImageItems(BatchItems):
 
     def _owners(self, rows: int) -> Sequence[int]:
         return [row % self.count for row in range(rows)]
+
+    def _has_rows(self, value: Tensor) -> bool:
+        # Denoisers of flows are given the timestep of each row.
+        return value.ndim > 0 and len(value) == self._rows
 
     def _placeholder(self, active: Tensor) -> Tensor:
         return torch.zeros_like(active[0])

@@ -9,6 +9,7 @@ before the next pass. Within a kind, jobs run in the order of arrival.
 """
 
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from vlv.inference.engines.engine import CaptionEngine
 from vlv.inference.engines.prompts import Prompts
 from vlv.inference.engines.transformers import TransformersEngine
 from vlv.models.vlv import VLVModel
+from vlv.serving.telemetry import log
 from vlv.serving.worker.captions import CaptionsInProgress
 from vlv.serving.worker.computations import Computations
 from vlv.serving.worker.cooperative import CooperativeTask
@@ -37,6 +39,8 @@ from vlv.serving.worker.jobs import (
     Submit,
     VerifyJob,
 )
+
+_FAILED = "The model failed on this request; the server's log says why."
 
 
 @dataclass
@@ -157,10 +161,11 @@ class Scheduler:
     def _encode_new_captions(self) -> None:
         """One pass of the encoder for captions that start."""
         done = self._advance("caption", self._max_batch - self._writing, self._computations.read)
-        if done is None:
+        encoded = None if done is None else self._results(done)
+        if done is None or encoded is None:
             return
         assert self._captions is not None  # a model without a caption decoder gets no such jobs
-        for id, job, (c, known) in zip(done.ids, done.jobs, done.task.result(), strict=True):
+        for id, job, (c, known) in zip(done.ids, done.jobs, encoded, strict=True):
             if id is not None:
                 self._captions.start(id, job, c, known)
 
@@ -176,19 +181,31 @@ class Scheduler:
     def _advance_other(self, kind: str) -> None:
         """One pass of a kind of other work; its results are reported when it is finished."""
         batch = self._advance(kind, *self._kinds[kind])
-        if batch is None:
+        results = None if batch is None else self._results(batch)
+        if batch is None or results is None:
             return
+        for id, result in zip(batch.ids, results, strict=True):
+            if id is not None:
+                self._report(Done(id, result))
+
+    def _results(self, batch: _RunningBatch) -> list[Any] | None:
+        """The results of a finished batch; None if it failed, which is reported for its jobs.
+
+        Raises torch.AcceleratorError: this process cannot use the device any more.
+        """
         try:
-            results = batch.task.result()
+            return batch.task.result()
         except VLVError as error:
-            events: list[Event] = [
-                Failed(id, 400, "bad_request", str(error)) for id in batch.ids if id is not None
-            ]
-        else:
-            pairs = zip(batch.ids, results, strict=True)
-            events = [Done(id, result) for id, result in pairs if id is not None]
-        for event in events:
-            self._report(event)
+            failure = 400, "bad_request", str(error)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            log("computation failed", traceback=traceback.format_exception(error))
+            failure = 500, "computation_failed", _FAILED
+        for id in batch.ids:
+            if id is not None:
+                self._report(Failed(id, *failure))
+        return None
 
     def _advance(
         self,
