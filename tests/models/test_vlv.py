@@ -244,6 +244,13 @@ def test_embeddings_of_another_shape_are_refused(model: VLV, images: list[Image.
         if len(wrong):
             with pytest.raises(ConfigError, match=message):
                 model.caption_from_z(wrong, num_beams=1, max_new_tokens=1)
+    of_z = VLV.from_boxes(
+        encoder=model.encoder, caption_decoder=model.caption_decoder, captions_from="z"
+    )
+    assert len(of_z.caption_from_z(z, num_beams=1, max_new_tokens=1)) == 3
+    for wrong in (z[0], z[..., :15], z.repeat(1, 2, 1)):
+        with pytest.raises(ConfigError, match=r"1 to 6, 16\), not"):
+            of_z.caption_from_z(wrong, num_beams=1, max_new_tokens=1)
     with pytest.raises(ConfigError, match="Embeddings z have the shape"):
         model.compose(z[0], z[0], 2, 2, num_inference_steps=1)
 

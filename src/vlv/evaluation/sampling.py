@@ -134,7 +134,7 @@ class ImageSampler:
         """A picture for each of the first n scenes; c, and what takes its place in the last steps,
         is of n scenes.
         """
-        uncond = self._model.text_tower.unconditional(1, c.tokens.shape[1])
+        uncond = self._model.text_tower.unconditional_for(c)
         starts = range(0, len(c), self._batch_size)
         pictures = [
             np.asarray(picture)

@@ -126,7 +126,7 @@ class ModelBoxes:
             self.quantization,
             self.offload,
         )
-        model._boxes = self._boxes
+        model._boxes, model._extras, model._on_device = self._boxes, self._extras, self._on_device
         model.opened_from = self.opened_from
         return model
 

@@ -130,6 +130,10 @@ class TextTower(nn.Module, ABC):
         c = self.encode_text([""])
         return (c if length is None else self.cut(c, length)).repeat(batch)
 
+    def unconditional_for(self, c: Conditioning) -> Conditioning:
+        """T("") that guidance steers c away from: one sample of the same kind and length."""
+        return self.unconditional(1, c.tokens.shape[1])
+
     def cut(self, c: Conditioning, length: int) -> Conditioning:
         """The c of a text with as many tokens as another, which has `length`."""
         return c.first(length)
@@ -193,6 +197,7 @@ class ConditioningEntry(TextTower):
         super().__init__()
         self.inner = inner
         self.family_name = inner.family_name
+        self.masks_tokens = inner.masks_tokens
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -234,7 +239,7 @@ class ConditioningEntry(TextTower):
         return Conditioning(
             tokens,
             pooled[0][:, -1] if pooled else None,
-            mask if self.inner.masks_tokens else None,
+            mask if self.masks_tokens else None,
         )
 
     def encode_ids(self, ids: Tensor) -> Conditioning:
@@ -247,7 +252,15 @@ class ConditioningEntry(TextTower):
         return self.inner.unconditional_is_a_text
 
     def unconditional(self, batch: int, length: int | None = None) -> Conditioning:
-        """T("") of `batch` samples as the tower gives it, with as many tokens as z writes."""
+        """T("") of `batch` samples: as the tower gives it to texts, or with the `length` tokens of
+        a z, and nothing that a z does not write.
+        """
         c = self.inner.unconditional(batch)
+        if length is None:
+            return c
         mask = None if c.mask is None else c.mask[:, :length]
         return Conditioning(c.tokens[:, :length], c.pooled, mask)
+
+    def unconditional_for(self, c: Conditioning) -> Conditioning:
+        """As the tower gives it to the c of a text, which may have more than a z writes."""
+        return self.inner.unconditional_for(c) if c.extras else super().unconditional_for(c)

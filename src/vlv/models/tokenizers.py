@@ -87,6 +87,11 @@ class PromptTokens:
         """Whether the text and its special tokens have room in the positions of each."""
         return all(self.read_whole(text))
 
+    @property
+    def room(self) -> tuple[int, ...]:
+        """The positions of each that a text may take."""
+        return self.positions
+
     def read_whole(self, text: str) -> list[bool]:
         """The same of each tokenizer."""
         both = zip(self.tokenizers, self.positions, strict=True)

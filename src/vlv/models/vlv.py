@@ -118,9 +118,11 @@ class VLVModel(ModelBoxes):
 
     def read(self, z: Tensor) -> Tensor:
         """What the caption decoder reads (B,Q,d): the tokens of c, or z itself where it was trained
-        without T.
+        without T. Raises ConfigError for another shape of z.
         """
         if self.manifest.config.captions_from == "z":
+            encoder = self.encoder
+            check_embeddings(z, encoder.settings.num_queries, sum(encoder.slots.values()))
             return z.to(self.device, self.dtype)
         return self.condition(z).tokens
 
@@ -257,7 +259,7 @@ class VLVModel(ModelBoxes):
         uncond = None
         if FAMILIES[self.manifest.config.family].negative_prompt:
             with torch.no_grad():
-                uncond = self.text_tower.unconditional(1, c.tokens.shape[1])  # (1,Q,d)
+                uncond = self.text_tower.unconditional_for(c)  # (1,Q,d)
         images: list[Image.Image] = []
         for part in _batches(len(c), batch_size):
             some = None if seeds is None else seeds[part]

@@ -300,8 +300,19 @@ def test_an_encoder_may_write_what_the_denoiser_reads(model: VLV) -> None:
     assert decoder.predict(noisy, times, c).shape == noisy.shape
     texts = entry.encode_text(TEXTS[:2])
     assert torch.equal(texts.tokens, model.text_tower.encode_text(TEXTS[:2]).tokens)
-    drawn = decoder.generate(c, uncond=entry.unconditional(1, 6), num_inference_steps=1)
-    assert len(drawn) == 2
+    # With guidance, of embeddings and of texts.
+    entered = VLV.from_boxes(text_tower=entry, decoder=decoder)
+    settings = {"num_inference_steps": 2, "seeds": [1, 2]}
+    z = torch.randn(2, 6, entry.width)
+    assert len(entered.reconstruct(z, **settings).images) == 2
+    (alone,) = entered.reconstruct(z[1:], **{**settings, "seeds": [2]}).images
+    assert pixel_gap(alone, entered.reconstruct(z, **settings).images[1]) <= 2
+    both = zip(
+        entered.draw(TEXTS[:2], **settings).images,
+        model.draw(TEXTS[:2], **settings).images,
+        strict=True,
+    )
+    assert all(pixel_gap(one, other) <= 1 for one, other in both)
 
 
 @torch.no_grad()

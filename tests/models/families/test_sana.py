@@ -80,6 +80,15 @@ def test_texts_give_what_the_pipeline_makes_of_them(
     assert torch.allclose(empty["prompt_embeds"], negative, atol=1e-5)
 
 
+def test_a_text_that_is_cut_is_one_behind_the_instruction(tower: SanaTextTower) -> None:
+    prompts = tower.prompt_tokens
+    assert prompts.room == (299,)
+    for text, whole in (("red " * 20, True), ("red " * 400, False)):
+        cut = bool(prompts([text])[0, -1] != tower.tokenizer.pad_token_id)
+        assert (prompts.reads_whole(text), prompts.read_whole(text)) == (whole, [whole])
+        assert cut != whole
+
+
 @torch.no_grad()
 def test_an_empty_text_behind_the_instruction_is_not_what_guidance_uses(
     tower: SanaTextTower,

@@ -150,7 +150,7 @@ class LlamaCppEngine(CaptionEngine):
         start = start_ids(self._parts.tokenizer, sampling.forced_start)
         check_length(len(e) + len(start), sampling, self.cache.positions)
         if len(written) >= sampling.max_new_tokens:
-            self._ready.append(NewTokens(key, 0, (), "length"))
+            self._ready += [NewTokens(key, at, (), "length") for at in range(sampling.sequences)]
         else:
             self._waiting.append(_Waiting(key, e, sampling, list(written)))
 

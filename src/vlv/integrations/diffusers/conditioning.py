@@ -89,7 +89,7 @@ def _away(tower: TextTower, c: Conditioning, negative: str | Sequence[str] | Non
     """What guidance steers c away from: one text, or one for each sample, or the empty one."""
     length, texts = c.tokens.shape[1], _texts(negative or "")
     if not any(texts):
-        return tower.unconditional(1, length).repeat(len(c))
+        return tower.unconditional_for(c).repeat(len(c))
     if len(texts) not in (1, len(c)):
         raise ConfigError(
             f"there are {len(texts)} negative prompts for {len(c)} pictures; give one, or one for "

@@ -54,9 +54,14 @@ class SanaPromptTokens(PromptTokens):
         """Token ids (B,P+299) in the CPU's memory."""
         return super().__call__([self._prompt(text) for text in texts])
 
-    def reads_whole(self, text: str) -> bool:
+    @property
+    def room(self) -> tuple[int, ...]:
+        """Those behind the instruction."""
+        return (TEXT_POSITIONS,)
+
+    def read_whole(self, text: str) -> list[bool]:
         """Whether the text behind the instruction has room."""
-        return super().reads_whole(self._prompt(text))
+        return super().read_whole(self._prompt(text))
 
     def _prompt(self, text: str) -> str:
         return self.instruction + text.lower().strip()

@@ -7,7 +7,7 @@ nothing of the API.
 
 import asyncio
 import re
-import sys
+import resource
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -34,10 +34,6 @@ _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
 def connection_limit(wanted: int) -> int:
     """The wanted number of connections, or as many as leave enough of the files allowed to open."""
-    if sys.platform == "win32":
-        return wanted
-    import resource
-
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return wanted

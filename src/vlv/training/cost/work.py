@@ -181,9 +181,9 @@ def _encode_flops(objective: EncoderObjective) -> int:
 
 
 def _picture_flops(objective: EncoderObjective) -> int:
-    """Of the picture that a validation draws: of every scene two passes of the denoiser a step,
-    with and without its embeddings, and the decoder of the VAE once. The embeddings themselves are
-    left out.
+    """Of the picture that a validation draws: of every scene a pass of the denoiser a step, or two
+    where guidance needs one without embeddings, and the decoder of the VAE once. The embeddings
+    themselves are left out.
     """
     decoder = objective.decoder
     if decoder is None:
@@ -197,5 +197,6 @@ def _picture_flops(objective: EncoderObjective) -> int:
         decoder.predict(latent, torch.zeros(1, device="meta"), context)
     with torch.no_grad(), counting() as decoding:
         decoder.decode_latents(latent)
-    passes = 2 * PICTURE_STEPS * int(step.get_total_flops())
+    rows = 2 if decoder.family.record.negative_prompt else 1
+    passes = rows * PICTURE_STEPS * int(step.get_total_flops())
     return PICTURES * (passes + int(decoding.get_total_flops()))

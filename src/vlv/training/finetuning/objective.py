@@ -146,7 +146,7 @@ class FinetuneObjective(Objective):
         return self.caption_loss(self.held_out)
 
     def caption_loss(self, pictures: Sequence[CaptionedPicture]) -> float:
-        """Mean over batches of pictures of the loss of their first captions, for a token.
+        """Mean over pictures of the loss of their first captions, for a token.
 
         Computed as in training: without gradients, bitsandbytes packs matrices of 4 bits for CPUs,
         which not all sizes allow.

@@ -121,7 +121,7 @@ def _lines(path: Path, prompts: PromptTokens) -> list[str]:
         raise ConfigError(f"texts: {path} cannot be read as text in UTF-8 ({error})") from error
     given = [line for line in given if line]
     whole = [line for line in given if prompts.reads_whole(line)]
-    positions = min(prompts.positions)
+    positions = min(prompts.room)
     if not whole:
         raise ConfigError(
             f"texts: {path} has no caption that the text encoder reads whole ({len(given)} lines, "

@@ -204,7 +204,7 @@ def _warn_of_cut_captions(
         logger.warning(
             "%d of the %d held-out captions are longer than the text encoder reads (%d tokens): "
             "distillation does not teach what their ends tell",
-            *(cut, len(captions), max(prompts.positions)),
+            *(cut, len(captions), max(prompts.room)),
         )
 
 
