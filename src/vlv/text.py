@@ -75,6 +75,8 @@ def parse_json(
     try:
         text = decode_text(data) if isinstance(data, bytes) else data
         value = json.loads(text, parse_int=lambda digits: _integer(digits, max_digits))
+    except _TooLong as cause:
+        raise error(f"{where} has {cause}; at most {max_digits} are read") from cause
     except RecursionError as cause:
         raise error(f"{where} is JSON of more than {MAX_JSON_DEPTH} levels") from cause
     except ValueError as cause:
@@ -175,9 +177,13 @@ def plain_name(name: str) -> str:
     return f"{plain.lstrip('.')}-{digest}"
 
 
+class _TooLong(ValueError):
+    """An integer."""
+
+
 def _integer(digits: str, most: int) -> int:
     if len(digits) > most:
-        raise ValueError(f"an integer of {len(digits)} digits")
+        raise _TooLong(f"an integer of {len(digits)} digits")
     return int(digits)
 
 

@@ -322,6 +322,7 @@ def test_the_model_is_found_by_its_name(server: Server) -> None:
     ("body", "type", "status", "expected"),
     [
         (b'{"model": ', "application/json", 400, "The body is not JSON"),
+        (b'{"seed": 1' + b"0" * 21 + b"}", "application/json", 400, "has an integer of 22 digits"),
         (b'{"seed": 1' + b"0" * 5000 + b"}", "application/json", 400, "5001 digits"),
         (b"[" * 100_000, "application/json", 400, "more than 64 levels"),
         (b'{"a": ' * 90 + b"1" + b"}" * 90, "application/json", 400, "more than 64 levels"),
@@ -339,6 +340,13 @@ def test_invalid_bodies_are_refused(
         assert answer.status_code == status and expected in answer.json()["error"]["message"]
 
 
+def test_compressed_bodies_are_refused_as_such(server: Server) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    answer = server.client.post("/v1/vlv/caption", content=b"\x1f\x8b", headers=headers)
+    assert answer.status_code == 415
+    assert "must not be compressed" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param", "expected"),
     [
@@ -353,7 +361,10 @@ def test_invalid_bodies_are_refused(
         ("caption", {"image": IMAGE, "min_new_tokens": 301}, None, "must not be above"),
         ("caption", {"z": {"z": "", "shape": [1]}}, "z.shape", "must have at least 2 items."),
         ("caption", {"z": {"shape": [1, 1]}}, "z.z", "`z.z` is missing."),
-        ("verify", {"image": IMAGE, "caption": ""}, "caption", "must have at least 1 characters."),
+        ("verify", {"image": IMAGE, "caption": ""}, "caption", "`caption` has no text."),
+        ("verify", {"image": IMAGE, "caption": " \n"}, "caption", "`caption` has no text."),
+        ("reconstruct", {"text": "a", "num_queries": 8}, None, "A text has no embeddings"),
+        ("reconstruct", {"image": IMAGE, "caption_start": 0.5}, None, "is about `caption`"),
         ("reconstruct", {"text": "a", "scheduler": "x"}, "scheduler", 'must be "ddim", "ddpm"'),
         ("compose", {"a": 1, "b": {}, "keep_a": 1, "keep_b": 1}, "a", "`a` must be an object."),
     ],

@@ -196,3 +196,40 @@ def test_what_would_change_the_meaning_is_one_sentence(
     assert expected in error["message"]
     assert error["message"].endswith((".", "}"))
     assert "nput" not in error["message"] and "(" not in error["message"]
+
+
+@pytest.mark.parametrize("bad", ["data:image/png;base64,AAAA", "https://a.test/b.png"])
+def test_an_image_that_is_refused_is_named_by_its_place(server: Server, bad: str) -> None:
+    text = {"type": "text", "text": "And this?"}
+    chat = ask(server, user(part(FIRST)), user(part(FIRST), text, part(bad)))
+    assert chat.json()["error"]["param"] == "messages[1].content[2].image_url"
+    parts = [{"type": "input_image", "image_url": url} for url in (FIRST, bad)]
+    body = {"input": [{"role": "user", "content": parts}]}
+    responses = server.client.post("/v1/responses", json=body)
+    assert responses.json()["error"]["param"] == "input[0].content[1].image_url"
+
+
+def test_ollamas_images_are_named_by_their_places(server: Server) -> None:
+    images = [FIRST.partition(",")[2], "AAAA"]
+    asked = server.client.post("/api/generate", json={"images": images, "stream": False})
+    assert asked.json()["param"] == "images[1]"
+    messages = [{"role": "user", "content": "", "images": images}]
+    asked = server.client.post("/api/chat", json={"messages": messages, "stream": False})
+    assert asked.json()["param"] == "messages[0].images[1]"
+
+
+@pytest.mark.parametrize(
+    ("content", "param"),
+    [
+        ({"type": "text"}, "messages[0].content"),
+        (5, "messages[0].content"),
+        ([{"type": "image_url"}], "messages[0].content[0].image_url"),
+        ([{"type": "image_url", "image_url": {}}], "messages[0].content[0].image_url.url"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_in_a_message_has_the_client_s_names(
+    server: Server, content: object, param: str
+) -> None:
+    answer = ask(server, {"role": "user", "content": content})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

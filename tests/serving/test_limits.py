@@ -268,6 +268,32 @@ def test_options_reach_the_server_as_they_are_meant(
         assert seen[-1].image_hosts.names == ("a.test", "*.b.test")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--api-key="], "the key of --api-key or VLV_API_KEY is empty"),
+        (["--api-key", " "], "the key of --api-key or VLV_API_KEY is empty"),
+        (["--quota-file", "used.json"], "--quota-file keeps what keys have used"),
+        (["--allow-image-networks", "10.0.0.0/8"], "name those too"),
+        (["--host", "192.0.2.1", "--api-key", "k"], "192.0.2.1:8000 (Cannot assign requested"),
+        (["--host", "no-such-host.invalid", "--api-key", "k"], "check --host and --port"),
+    ],
+    ids=str,
+)
+def test_options_that_would_have_no_effect_or_cannot_work_are_refused(
+    vlv: Callable, options: list[str], said: str
+) -> None:
+    refused = vlv("serve", *options)
+    assert refused.code == 2 and said in refused.err
+
+
+def test_an_empty_variable_is_no_key(vlv: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that was not filled in would open the server."""
+    monkeypatch.setenv("VLV_API_KEY", "")
+    refused = vlv("serve")
+    assert refused.code == 2 and "VLV_API_KEY is empty" in refused.err
+
+
 def test_no_body_may_hold_more_json_than_is_parsed(vlv: Callable) -> None:
     refused = vlv("serve", "--max-body-mb", 65)
     assert refused.code == 2 and "--max-body-mb" in refused.err
@@ -294,7 +320,7 @@ def test_it_says_where_it_listens_that_a_port_is_taken_and_ends_without_complain
             timeout=60,
         )
         assert again.returncode == 2
-        assert f"cannot listen at 127.0.0.1:{port}" in again.stderr
+        assert f"cannot listen at 127.0.0.1:{port} (Address already in use)" in again.stderr
         # Libraries register what they share with other processes when they work.
         drawn = server.post("/v1/vlv/reconstruct", text="a cube", num_inference_steps=1)
         assert drawn.status_code == 200

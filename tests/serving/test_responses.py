@@ -68,7 +68,8 @@ def test_several_images_fill_a_list(server: Server, api: Any) -> None:
 
 
 def test_fields_without_effect_are_named_and_others_refused(server: Server, api: Any) -> None:
-    harmless = {"store": True, "truncation": "auto", "service_tier": "auto", "user": "me"}
+    harmless: dict[str, Any] = {"include": ["reasoning.encrypted_content"], "store": True}
+    harmless |= {"truncation": "auto", "service_tier": "auto", "user": "me"}
     answer = post(server, **harmless, max_output_tokens=3, metadata=None)
     assert answer.status_code == 200 and "x-vlv-ignored" not in answer.headers
     ignored = {"reasoning": {"effort": "low"}, "tools": [{"type": "web_search"}]}
@@ -82,6 +83,7 @@ def test_fields_without_effect_are_named_and_others_refused(server: Server, api:
         ({"input": [{"role": "user", "content": "Hello"}]}, "The input must contain an image"),
         ({"input": "Hello"}, "The input must contain an image"),
         ({"input": 5}, "`input` must be a list."),
+        ({"include": ["message.output_text.logprobs"]}, "This server returns no logprobs"),
         ({"nothing": 1}, "There is no field `nothing` here; leave it out."),
     ):
         refused = post(server, **fields)

@@ -200,6 +200,13 @@ def serve(
     from vlv.serving.http.auth import check_origins, check_root_path
     from vlv.serving.settings import ImageHosts, ServeSettings, WorkerSettings
 
+    keys = _keys(api_key, api_key_file)
+    if quota_file is not None and not keys:
+        raise ConfigError("--quota-file keeps what keys have used, and there are none; add one")
+    if allow_image_networks is not None and allow_image_hosts is None:
+        raise ConfigError(
+            "--allow-image-networks is about the hosts of --allow-image-hosts; name those too"
+        )
     run_server(
         ServeSettings(
             worker=WorkerSettings(
@@ -218,7 +225,7 @@ def serve(
             ),
             host=host,
             port=port,
-            api_keys=_keys(api_key, api_key_file),
+            api_keys=keys,
             quota_file=quota_file,
             queue_size=queue_size,
             timeout=timeout,
@@ -247,7 +254,14 @@ def _ports(text: str) -> tuple[int, ...]:
 def _keys(key: str | None, file: Path | None) -> "tuple[ApiKey, ...]":
     from vlv.serving.http.keys import parse_keys, plain_key
 
-    keys = (plain_key("default", key.strip()),) if key and key.strip() else ()
+    # Click takes an empty variable for none.
+    given = os.environ.get("VLV_API_KEY") if key is None else key
+    if given is not None and not given.strip():
+        raise ConfigError(
+            "the key of --api-key or VLV_API_KEY is empty; give one, or leave it out to serve this "
+            "machine without a key"
+        )
+    keys = () if given is None else (plain_key("default", given.strip()),)
     if file is None:
         return keys
     try:

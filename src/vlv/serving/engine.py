@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 
 from vlv.serving.errors import ApiError
 from vlv.serving.settings import WorkerSettings
-from vlv.serving.telemetry import Metrics, log
+from vlv.serving.telemetry import Metrics, log, log_error
 from vlv.serving.worker.jobs import (
     Cancel,
     CannotStart,
@@ -152,7 +152,7 @@ class Engine:
                 pause = 0.0 if self._starting is None else min(2 * pause + 1, _MAX_PAUSE_SECONDS)
                 self._starting = "the worker died and is being replaced"
                 self._metrics.restarts.inc()
-                log("worker died")
+                log_error("worker died")
                 self._count_attempts()
                 await asyncio.sleep(pause)
 
@@ -194,7 +194,7 @@ class Engine:
             await asyncio.wait([ended], timeout=INTERVAL_SECONDS)
             self._watchdog.tick()
         if not ended.done():
-            log("worker lost", error=self._watchdog.failure)
+            log_error("worker lost", error=self._watchdog.failure)
 
     def _handle_event(self, event: Event) -> None:
         if isinstance(event, Ready):
@@ -204,7 +204,7 @@ class Engine:
             self._watchdog.record(event)
             self._captions_fail = event.failing
         elif isinstance(event, CannotStart):
-            log("worker cannot start", error=event.message)
+            log_error("worker cannot start", error=event.message)
             if self.info is None:
                 self.failure = event.message
         elif handle := self._open.get(event.id):

@@ -12,6 +12,7 @@ from vlv.text import printable
 
 _TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
     500: "server_error",
@@ -165,10 +166,15 @@ def _path(finding: ValidationFinding, body: Any) -> tuple[str | int, ...]:
     if place != "body":
         return tuple(keys)
     path: list[str | int] = []
-    value = body
+    value, missing = body, finding["type"] == "missing"
     for at, key in enumerate(keys):
         last = at == len(keys) - 1
-        if isinstance(value, dict) and isinstance(key, str) and (key in value or last):
+        # A field that is missing is no key of the object; the name of a type is none either.
+        if (
+            isinstance(value, dict)
+            and isinstance(key, str)
+            and (key in value or (last and missing))
+        ):
             path.append(key)
             value = value.get(key)
         elif isinstance(value, list) and isinstance(key, int) and key < len(value):

@@ -1,7 +1,9 @@
 """A server from start to stop: its worker process, draining on SIGTERM, and shutdown."""
 
 import asyncio
-from socket import socket
+import errno
+import os
+from socket import gaierror, socket
 from types import FrameType
 
 import uvicorn
@@ -16,7 +18,7 @@ from vlv.serving.http.auth import check_exposure
 from vlv.serving.http.connections import BACKLOG, Connection, connection_limit
 from vlv.serving.http.keys import Quotas
 from vlv.serving.settings import ServeSettings
-from vlv.serving.telemetry import Metrics, log, log_as_json
+from vlv.serving.telemetry import Metrics, log, log_as_json, log_error
 
 # Number of bodies of the largest size that may be in memory at once.
 _LARGEST_BODIES = 16
@@ -76,7 +78,7 @@ def _save_now(quotas: Quotas, known: str | None = None) -> str | None:
     except OSError as error:
         problem = str(error.strerror)
         if problem != known:
-            log("quotas not saved", error=problem)
+            log_error("quotas not saved", error=problem)
         return problem
     return None
 
@@ -119,10 +121,7 @@ class _Server(uvicorn.Server):
         try:
             await super().startup(sockets)
         except SystemExit as error:  # uvicorn exits after it has logged the reason
-            raise ConfigError(
-                f"cannot listen at {host}:{port}; choose another --port, or stop the program that "
-                "uses it"
-            ) from error
+            raise ConfigError(_cannot_listen(f"{host}:{port}", error.__context__)) from error
         for server in self.servers:
             for bound in server.sockets:
                 log("listening", url=f"http://{host}:{bound.getsockname()[1]}")
@@ -149,3 +148,17 @@ class _Server(uvicorn.Server):
         while self._service.admission.used and self._loop.time() < end:
             await asyncio.sleep(0.05)
         self.stop()
+
+
+def _cannot_listen(address: str, cause: BaseException | None) -> str:
+    """What to do, by the system's reason."""
+    number = cause.errno if isinstance(cause, OSError) else None
+    advice = {
+        errno.EADDRINUSE: "choose another --port, or stop the program that uses it",
+        errno.EACCES: "choose a --port above 1023",
+    }.get(number or 0, "check --host and --port")
+    if isinstance(cause, gaierror) or number is None:
+        reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
+    else:
+        reason = os.strerror(number)
+    return f"cannot listen at {address} ({reason}); {advice}"

@@ -144,13 +144,18 @@ def log_as_json() -> None:
         library.addFilter(_OncePerSecond())
 
 
-def log(event: str, **fields: object) -> None:
+def log_error(event: str, **fields: object) -> None:
+    """Write a line about what went wrong in the service itself."""
+    log(event, logging.ERROR, **fields)
+
+
+def log(event: str, level: int = logging.INFO, /, **fields: object) -> None:
     """Write a line about the service itself."""
     shown = {
         name: printable(value) if isinstance(value, str) else value
         for name, value in fields.items()
     }
-    LOGGER.info(event, extra={"fields": shown})
+    LOGGER.log(level, event, extra={"fields": shown})
 
 
 class TelemetryMiddleware:

@@ -151,7 +151,7 @@ async def chat(
     context = service.context(request)
     layout = body.layout()
     answers = body.n or 1
-    images = await context.images(body.images(), "messages", answers)
+    images = await context.images(body.images(), answers)
     handles = start_answers(context, body.jobs(images, body.streams(), answers))
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",

@@ -14,6 +14,7 @@ from vlv.serving.api.generation import (
     MAX_CAPTIONS,
     MAX_STOP_TEXTS,
     HuggingFaceNames,
+    ImageAt,
     Lenient,
     Limit,
     last_images,
@@ -79,10 +80,14 @@ class Message(Lenient):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
 
-    def images(self) -> list[str]:
-        """The URLs of its images, in order."""
+    def images(self, param: str) -> list[ImageAt]:
+        """Its images, in order; param: its own place."""
         parts = self.content if isinstance(self.content, list) else []
-        return [part.url for part in parts if isinstance(part, ImagePart)]
+        return [
+            ImageAt(part.url, f"{param}.content[{at}].image_url")
+            for at, part in enumerate(parts)
+            if isinstance(part, ImagePart)
+        ]
 
 
 class StreamOptions(Lenient):
@@ -158,16 +163,19 @@ class ChatRequest(HuggingFaceNames, IgnoredFields):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if not any(message.images() for message in self.messages):
+        if not self.images():
             raise ValueError(
                 "The messages must contain an image, as the part "
                 '{"type": "image_url", "image_url": {"url": ...}}'
             )
         return self
 
-    def images(self) -> list[str]:
-        """The URLs of the images of the last user message that has some."""
-        return last_images((message.role, message.images()) for message in self.messages)
+    def images(self) -> list[ImageAt]:
+        """The images of the last user message that has some."""
+        return last_images(
+            (message.role, message.images(f"messages[{at}]"))
+            for at, message in enumerate(self.messages)
+        )
 
     def limits(self) -> tuple[int, int]:
         """The smallest and the largest number of tokens."""

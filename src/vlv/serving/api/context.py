@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
-from vlv.serving.api.generation import check_count
+from vlv.serving.api.generation import ImageAt, check_count
 from vlv.serving.api.images import ImageReader
 from vlv.serving.api.schemas import Source
 from vlv.serving.engine import Engine, JobHandle
@@ -99,19 +99,19 @@ class RequestContext:
 
     async def image(self, url: str, param: str = "image") -> Pixels:
         """The pixels of an image for the encoder."""
-        (pixels,) = await self.images([url], param)
+        (pixels,) = await self.images([ImageAt(url, param)])
         return pixels
 
-    async def images(self, urls: Sequence[str], param: str, answers: int = 1) -> list[Pixels]:
+    async def images(self, images: Sequence[ImageAt], answers: int = 1) -> list[Pixels]:
         """The pixels of the images of a request for captions, of which it wants so many answers.
 
         Raises:
             ApiError: 400, there are too many, and none is decoded or counted; or the key has not
                 that many left, or an image is refused.
         """
-        check_count(len(urls), answers)
-        self._count_images(len(urls))
-        return [await self._decoded(url, param) for url in urls]
+        check_count(len(images), answers)
+        self._count_images(len(images))
+        return [await self._decoded(url, param) for url, param in images]
 
     async def image_to_verify(self, url: str) -> tuple[Pixels, Pixels]:
         """The pixels of an image, for the encoder and for the diffusion decoder."""

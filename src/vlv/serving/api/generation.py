@@ -6,7 +6,7 @@ and no penalties, so they count as ignored there.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -138,7 +138,14 @@ def tokens_of(limit: int | None, default: int = DEFAULT_TOKENS) -> int:
     return MAX_TOKENS if limit < 1 else min(limit, MAX_TOKENS)
 
 
-def last_images(messages: Iterable[tuple[str, list[str]]]) -> list[str]:
+class ImageAt(NamedTuple):
+    """The URL of an image, and its place in the request for error messages."""
+
+    url: str
+    param: str
+
+
+def last_images(messages: Iterable[tuple[str, list[ImageAt]]]) -> list[ImageAt]:
     """What a conversation asks to caption: the images of the last user message that has some, or
     else of the last message that has some. messages: the role and the images of each.
     """

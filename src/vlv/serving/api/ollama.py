@@ -18,6 +18,7 @@ from vlv.serving.api.answers import (
     whole_answer,
 )
 from vlv.serving.api.context import RequestContext, Service
+from vlv.serving.api.generation import ImageAt
 from vlv.serving.api.layouts import Layout
 from vlv.serving.api.ollama_schemas import (
     AssistantMessage,
@@ -87,7 +88,7 @@ async def generate(
 async def _respond(
     context: RequestContext,
     body: OllamaRequest,
-    images: list[str],
+    images: list[ImageAt],
     answer: Callable[..., Done],
     response: Response,
 ) -> Any:
@@ -96,7 +97,7 @@ async def _respond(
     if not images:
         loaded = answer("", model=name, done=True, done_reason="load")
         return await _loaded(context, loaded) if body.streams() else loaded
-    pixels = await context.images([_as_url(one) for one in images], "images")
+    pixels = await context.images([one._replace(url=_as_url(one.url)) for one in images])
     (handles,) = start_answers(context, body.generation().jobs(pixels, body.streams()))
     ignored = body.ignored(context.request.state.json)
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, model_validator
 from vlv.inference.engines.sampling import TokenRules
 from vlv.serving.api.generation import (
     Generation,
+    ImageAt,
     Lenient,
     RepetitionPenalty,
     TopK,
@@ -85,12 +86,20 @@ class OllamaRequest(Lenient):
         return sorted(named) + (["tools"] if sent.get("tools") else [])
 
 
+def _numbered(urls: list[str] | None, param: str) -> list[ImageAt]:
+    return [ImageAt(url, f"{param}[{at}]") for at, url in enumerate(urls or [])]
+
+
 class OllamaMessage(Lenient):
     """A message; only its images are used."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     images: list[ImageText] | None = None
+
+    def images_at(self, param: str) -> list[ImageAt]:
+        """Its images, in order; param: its own place."""
+        return _numbered(self.images, f"{param}.images")
 
 
 class ChatRequest(OllamaRequest):
@@ -104,9 +113,12 @@ class ChatRequest(OllamaRequest):
             raise ValueError("The messages must contain an image, in `images`")
         return self
 
-    def images(self) -> list[str]:
+    def images(self) -> list[ImageAt]:
         """The images of the last user message that has some."""
-        return last_images((one.role, one.images or []) for one in self.messages or [])
+        return last_images(
+            (one.role, one.images_at(f"messages[{at}]"))
+            for at, one in enumerate(self.messages or [])
+        )
 
 
 class GenerateRequest(OllamaRequest):
@@ -122,9 +134,9 @@ class GenerateRequest(OllamaRequest):
             raise ValueError("The request must contain an image, in `images`")
         return self
 
-    def images(self) -> list[str]:
+    def images(self) -> list[ImageAt]:
         """The images."""
-        return self.images_ or []
+        return _numbered(self.images_, "images")
 
 
 class ShowRequest(Lenient):

@@ -130,7 +130,7 @@ async def responses(
     """
     context = service.context(request)
     layout = body.layout()
-    images = await context.images(body.images(), "input")
+    images = await context.images(body.images())
     (handles,) = start_answers(context, body.jobs(images, bool(body.stream)))
     writer = _Writer(context, body)
     if body.stream:

@@ -6,10 +6,17 @@ and instructions are ignored. This server stores nothing, so nothing can be cont
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from vlv.serving.api.chat_schemas import StreamOptions, TextFormat
-from vlv.serving.api.generation import Generation, Lenient, Limit, last_images, tokens_of
+from vlv.serving.api.generation import (
+    Generation,
+    ImageAt,
+    Lenient,
+    Limit,
+    last_images,
+    tokens_of,
+)
 from vlv.serving.api.ignored_fields import IgnoredFields
 from vlv.serving.api.layouts import PLAIN, Layout, layout_of
 from vlv.serving.api.schemas import INTEGRAL, ImageText
@@ -50,10 +57,14 @@ class InputMessage(Lenient):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[InputPart] | None = None
 
-    def images(self) -> list[str]:
-        """The URLs of its images, in order."""
+    def images(self, param: str) -> list[ImageAt]:
+        """Its images, in order; param: its own place."""
         parts = self.content if isinstance(self.content, list) else []
-        return [part.image_url for part in parts if isinstance(part, InputImage)]
+        return [
+            ImageAt(part.image_url, f"{param}.content[{at}].image_url")
+            for at, part in enumerate(parts)
+            if isinstance(part, InputImage)
+        ]
 
 
 class OtherItem(Lenient):
@@ -94,6 +105,15 @@ def _is_no_text(value: Any) -> Any:
     return value
 
 
+def _without_logprobs(names: list[str]) -> list[str]:
+    # Of all else there is nothing to include: no tool is called.
+    if "message.output_text.logprobs" in names:
+        raise ValueError(
+            "This server returns no logprobs: leave `message.output_text.logprobs` out of `include`"
+        )
+    return names
+
+
 # JSON schema: some message has an image.
 _IMAGE = {
     "type": "object",
@@ -122,7 +142,7 @@ class ResponsesRequest(Generation, IgnoredFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     text: TextSettings | None = None
-    include: list[str] | None = None
+    include: Annotated[list[str], AfterValidator(_without_logprobs)] | None = None
     max_tool_calls: Annotated[int, Field(ge=0), INTEGRAL] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     # Refused if they request something.
@@ -135,16 +155,17 @@ class ResponsesRequest(Generation, IgnoredFields):
 
     @model_validator(mode="after")
     def _has_image(self) -> Self:
-        if not any(message.images() for message in self._messages()):
+        if not self.images():
             raise ValueError(_NO_IMAGE)
         return self
 
-    def _messages(self) -> list[InputMessage]:
-        return [one for one in self.input if isinstance(one, InputMessage)]
-
-    def images(self) -> list[str]:
-        """The URLs of the images of the last user message that has some."""
-        return last_images((message.role, message.images()) for message in self._messages())
+    def images(self) -> list[ImageAt]:
+        """The images of the last user message that has some."""
+        return last_images(
+            (one.role, one.images(f"input[{at}]"))
+            for at, one in enumerate(self.input)
+            if isinstance(one, InputMessage)
+        )
 
     def limits(self) -> tuple[int, int]:
         """The smallest and the largest number of tokens."""

@@ -289,6 +289,11 @@ class ReconstructRequest(SamplingFields):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
+        given = self.model_fields_set
+        if self.text is not None and self.num_queries is not None:
+            raise ValueError("A text has no embeddings: leave `num_queries` out")
+        if "caption_start" in given and self.caption is None:
+            raise ValueError("`caption_start` is about `caption`: send that too, or leave it out")
         if self.text is not None and self.caption is not None:
             raise ValueError("Give `caption` with an image or with z, and `text` alone")
         return _exactly_one(self, "image", "z", "text")
@@ -307,10 +312,16 @@ class ComposeRequest(SamplingFields):
     order: Literal["leading", "trailing"] = "leading"
 
 
+def _with_text(caption: str) -> str:
+    if not caption.strip():
+        raise ValueError("`caption` has no text")
+    return caption
+
+
 class VerifyRequest(ImageRequest):
     """A caption to verify, sentence by sentence. A higher false alarm rate finds more errors."""
 
-    caption: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    caption: Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_with_text)]
     false_alarm_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 

@@ -13,6 +13,8 @@ from vlv.errors import ConfigError
 from vlv.serving.errors import ApiError
 from vlv.serving.http.keys import ApiKey, find_key
 
+# What load balancers ask.
+_PROBES = (b"/health", b"/ready")
 _OPEN = re.compile(rb"/|/health|/ready|/static/[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _ORIGIN = re.compile(
     r"(?P<scheme>https?|[a-z][a-z0-9-]*-extension)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])"
@@ -68,7 +70,7 @@ class AuthMiddleware:
     """Answers 401 unless the request has one of the keys, or the path needs none.
 
     Without keys the server serves only this machine. Then the Host header must name this machine,
-    which prevents DNS rebinding.
+    which prevents DNS rebinding; other requests than probes are answered with 403.
 
     `scope["state"]` gets the `key` of the request.
     """
@@ -78,17 +80,19 @@ class AuthMiddleware:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 401."""
+        """Pass a request on, or answer 401 or 403."""
         if scope["type"] == "lifespan" or (scope["type"] == "http" and self._allowed(scope)):
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await ApiError(401, "invalid_api_key", self._message()).response()(scope, receive, send)
+            await self._refusal().response()(scope, receive, send)
         else:
             await send({"type": "websocket.close"})
 
     def _allowed(self, scope: Scope) -> bool:
         headers = scope["headers"]
         if not self._keys:
+            if scope["raw_path"] in _PROBES:
+                return True
             hosts = [value for name, value in headers if name == b"host"]
             return len(hosts) == 1 and bool(_LOOPBACK_HOST.fullmatch(hosts[0].decode("latin-1")))
         if _OPEN.fullmatch(scope["raw_path"]):
@@ -101,7 +105,9 @@ class AuthMiddleware:
         scope.setdefault("state", {})["key"] = found
         return True
 
-    def _message(self) -> str:
+    def _refusal(self) -> ApiError:
         if self._keys:
-            return "This request needs a valid key; send `Authorization: Bearer KEY`."
-        return "A server without a key accepts only localhost and 127.0.0.1 as the Host header."
+            message = "This request needs a valid key; send `Authorization: Bearer KEY`."
+            return ApiError(401, "invalid_api_key", message)
+        message = "A server without a key accepts only localhost and 127.0.0.1 as the Host header."
+        return ApiError(403, "refused_host", message)

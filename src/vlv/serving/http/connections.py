@@ -80,6 +80,10 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._update_timeout()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        # uvicorn would advise to install a library for WebSockets. The request gets an answer.
+        pass
+
     def on_response_complete(self) -> None:
         """The connection is idle, unless the rest of the request has not arrived."""
         self._idle_since = self.loop.time()

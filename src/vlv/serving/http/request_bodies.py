@@ -23,11 +23,17 @@ class _NotJson(VLVError):
 
 
 def check_content_type(headers: Headers, path: str) -> None:
-    """Raise ApiError, 415, unless the Content-Type is JSON.
+    """Raise ApiError, 415, unless the Content-Type is JSON, and the body is not compressed.
 
     Without this rule any web page could send requests from its visitors' browsers. Clients of
     Ollama do not send it, so there a request that is not from a browser needs none.
     """
+    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise ApiError(
+            415,
+            "unsupported_media_type",
+            "The body must not be compressed; send it without Content-Encoding.",
+        )
     if path.startswith("/api/") and "origin" not in headers and "sec-fetch-site" not in headers:
         return
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -17,7 +17,7 @@ from vlv.inference.engines.sampling import Sampling
 from vlv.inference.postprocess import Cleaning
 from vlv.models.caption_tokens import text_of
 from vlv.models.outputs import Caption
-from vlv.serving.telemetry import log
+from vlv.serving.telemetry import log_error
 from vlv.serving.worker.jobs import CaptionJob, CaptionResult, Done, Event, Failed, Tokens
 from vlv.serving.worker.stop_texts import StopTexts
 
@@ -83,7 +83,7 @@ class CaptionsInProgress:
                 if event.refused:
                     self._refuse(event.key, event.message)
                 else:
-                    log("engine failed", error=event.message)
+                    log_error("engine failed", error=event.message)
                     self._report(Failed(event.key, 500, "engine_failed", _FAILED))
 
     def cancel(self, id: int) -> None:
@@ -98,7 +98,7 @@ class CaptionsInProgress:
         return min(asked, positions - prompt)
 
     def _refuse(self, id: int, reason: str) -> None:
-        log("engine refused", error=reason)
+        log_error("engine refused", error=reason)
         self._report(Failed(id, 400, "bad_request", _REFUSED))
 
     def _record(self, event: NewTokens) -> None:

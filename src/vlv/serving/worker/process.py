@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vlv.errors import EngineError, VLVError
 from vlv.serving.settings import WorkerSettings
-from vlv.serving.telemetry import log, log_as_json
+from vlv.serving.telemetry import log_as_json, log_error
 from vlv.serving.worker.jobs import CannotStart, Event, ModelInfo, Ready
 from vlv.serving.worker.watchdog import HeartbeatSender
 
@@ -36,7 +36,7 @@ def run_worker(settings: WorkerSettings, pipe: Connection) -> None:
         try:
             _run(settings, pipe, report, HeartbeatSender(report))
         except EngineError as error:
-            log("engine stopped", error=str(error))
+            log_error("engine stopped", error=str(error))
 
 
 def _run(

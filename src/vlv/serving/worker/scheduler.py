@@ -21,7 +21,7 @@ from vlv.inference.engines.engine import CaptionEngine
 from vlv.inference.engines.prompts import Prompts
 from vlv.inference.engines.transformers import TransformersEngine
 from vlv.models.vlv import VLVModel
-from vlv.serving.telemetry import log
+from vlv.serving.telemetry import log_error
 from vlv.serving.worker.captions import CaptionsInProgress
 from vlv.serving.worker.computations import Computations
 from vlv.serving.worker.cooperative import CooperativeTask
@@ -200,7 +200,7 @@ class Scheduler:
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            log("computation failed", traceback=traceback.format_exception(error))
+            log_error("computation failed", traceback=traceback.format_exception(error))
             failure = 500, "computation_failed", _FAILED
         for id in batch.ids:
             if id is not None:
