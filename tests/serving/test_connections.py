@@ -189,7 +189,7 @@ def test_a_refused_client_sees_the_answer_while_it_sends(server: Server, connect
     for head, status in (
         (f"{HEAD}Content-Length: 30000000\r\n", 413),
         (f"{HEAD}Content-Length: 9000000\r\nHost: elsewhere\r\n", 400),
-        (HEAD.replace("localhost", "elsewhere") + "Content-Length: 9000000\r\n", 401),
+        (HEAD.replace("localhost", "elsewhere") + "Content-Length: 9000000\r\n", 403),
         (HEAD.replace("caption", "nothing") + "Content-Length: 9000000\r\n", 404),
         (f"{HEAD}Content-Length: 9000000\r\nTransfer-Encoding: chunked\r\n", 400),
     ):

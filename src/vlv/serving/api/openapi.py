@@ -12,6 +12,7 @@ _METHODS = ("get", "post")
 _ERROR_DESCRIPTIONS = {
     400: "The request is invalid; `param` names the field.",
     401: "The key is missing or wrong.",
+    403: "The server has no key, and the Host header names another machine.",
     404: "The model does not exist.",
     408: "The body arrived too slowly.",
     413: "The body is too large.",
@@ -26,10 +27,10 @@ _ERROR_DESCRIPTIONS = {
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error responses of a route, beside 400 and 401."""
+    """The error responses of a route, beside 400, 401 and 403."""
     return {
         status: {"model": ErrorBody, "description": _ERROR_DESCRIPTIONS[status]}
-        for status in (400, 401, *statuses)
+        for status in (400, 401, 403, *statuses)
     }
 
 
