@@ -38,6 +38,10 @@ HUB = "# needs: the Hub"
 SERVER = "# needs: a running server"
 # Commands within sentences and tables.
 INLINE = re.compile(r"`(vlv [^`]+)`")
+# What the block before it prints, at the end; `-m docs` compares, and this variable lets it write.
+PRINTED = re.compile(r"^<!--printed-->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+UPDATE = "VLV_TESTS_UPDATE_PAGES"
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 # These name commands that are gone, too.
 HISTORY = ("CHANGELOG.md", "lab_log.md")
 # What docs/reference.py writes: signatures, which are no code to run.
@@ -64,6 +68,26 @@ def runnable(page: Path) -> list[tuple[str, str]]:
 
 def of_the_hub(page: Path) -> list[tuple[str, str]]:
     return [block for block in blocks(page) if block[1].startswith(HUB)]
+
+
+def printed_after(page: Path) -> list[str | None]:
+    """What the page says that each runnable block prints, where it does."""
+    text = page.read_text(encoding="utf-8")
+    runs = [*BLOCK.finditer(text)]
+    said = []
+    for match, following in zip(runs, [*runs[1:], None], strict=True):
+        if (match[1], match[2]) in runnable(page):
+            found = PRINTED.search(text, match.end(), following.start() if following else len(text))
+            said.append(found[1] if found else None)
+    return said
+
+
+def same_but_for_rounding(one: str, other: str) -> bool:
+    """Numbers may differ by a last digit, as between processors."""
+    numbers = ([float(part) for part in NUMBER.findall(text)] for text in (one, other))
+    return NUMBER.split(one) == NUMBER.split(other) and all(
+        abs(a - b) <= 1 for a, b in zip(*numbers, strict=True)
+    )
 
 
 def name(page: Path) -> str:
@@ -116,9 +140,18 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.docs
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=name)
 def test_the_commands_of_a_page_run_as_written(page: Path, tmp_path: Path, programs: Path) -> None:
-    """In a folder that holds a picture `scene.png`."""
+    """In a folder that holds a picture `scene.png`. They print what the page says."""
     Image.fromarray(render(sample_scene(1, "test"))).save(tmp_path / "scene.png")
-    run_blocks(runnable(page), tmp_path, programs)
+    for printed, said in zip(
+        run_blocks(runnable(page), tmp_path, programs), printed_after(page), strict=True
+    ):
+        if said is None:
+            continue
+        end = "".join(printed.splitlines(keepends=True)[-said.count("\n") :])
+        if UPDATE in os.environ:
+            page.write_text(page.read_text("utf-8").replace(said, end), "utf-8")
+        else:
+            assert same_but_for_rounding(end, said), f"{UPDATE}=1 writes {page}:\n{end}"
 
 
 @pytest.mark.docs
@@ -316,3 +349,16 @@ def test_the_commands_of_the_reliability_page_select_tests() -> None:
         wanted = words[words.index("-k") + 1].split(" or ") if "-k" in words else ["test_"]
         for part in wanted:
             assert [name for name in known if part in name], f"{file}: {part}"
+
+
+def test_the_check_of_what_is_printed_sees_words_and_large_differences(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```bash\n# needs: time\n```\n\n<!--printed-->\n```text\nno\n```\n\n```bash\nls\n```\n\n"
+        "It prints:\n\n<!--printed-->\n```text\na 86%\n```\n\n```bash\nls\n```\n"
+    )
+    assert printed_after(page) == ["a 86%\n", None]
+    assert same_but_for_rounding("a 86%", "a 85.4%")
+    assert not same_but_for_rounding("a 86%", "a 80%")
+    assert not same_but_for_rounding("a red cube 86%", "a red cone 86%")
+    assert not same_but_for_rounding("a 86%", "a 86% b")
