@@ -96,6 +96,17 @@ def test_a_model_that_waits_moves_with_to(tiny_model_dir: Path) -> None:
     assert model.places == {"encoder": CPU, "text_tower": DEVICE}
 
 
+def test_the_same_model_as_another_kind_keeps_what_is_in_memory(tiny_model_dir: Path) -> None:
+    model = Watched.from_pretrained(tiny_model_dir, device=DEVICE, offload=True)
+    z = model.encode(plain("red"))
+    other = model.as_kind(Watched)
+    other.places = model.places
+    assert other.caption_from_z(z) == [CAPTIONS["red"]]
+    assert other.places == {"encoder": CPU, "text_tower": CPU, "caption_decoder": DEVICE}
+    mini = VLV.from_pretrained("vlv-mini")
+    assert mini.as_kind(VLV).ood_detector is mini.ood_detector
+
+
 @pytest.mark.parametrize("wrong", ["cuda:99", torch.bfloat16])
 def test_a_model_stays_where_it_is_if_it_cannot_move(tiny_model_dir: Path, wrong: Any) -> None:
     model = VLV.from_pretrained(tiny_model_dir, device="cpu")

@@ -27,6 +27,7 @@ from vlv.inference.postprocess import Cleaning
 from vlv.inference.records import Captioned, Encoded, ImageInput, Refused
 from vlv.models.numbers import real_number, whole_number
 from vlv.models.outputs import Caption
+from vlv.models.seeds import kept_generators
 from vlv.models.vlv import VLVModel, first_queries
 
 # Settings that are whole numbers, or None where that is allowed, and other numbers.
@@ -334,9 +335,8 @@ def _search(
     read = model.read(torch.stack([one.z for one in encoded]))
     # Loaded before the seed is set: fresh layers would draw from the seeded generator.
     caption_decoder = model.caption_decoder
-    # Sampling draws from torch's global generator, which belongs to the caller.
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices, enabled=settings.samples):
+    # Sampling draws from torch's global generator.
+    with kept_generators(model.device, enabled=settings.samples):
         if settings.samples:
             state = np.random.SeedSequence([settings.seed, number]).generate_state(1, np.uint64)
             torch.manual_seed(int(state[0]))

@@ -1,7 +1,10 @@
-"""Seeds of images that are drawn: one for each, given or drawn by a generator."""
+"""Seeds of images that are drawn: one for each, given or drawn by a generator. And torch's global
+generators, which belong to the caller.
+"""
 
 import operator
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -49,3 +52,12 @@ def _is_seed(given: Any) -> bool:
         return 0 <= operator.index(given) < 2**63  # integers of numpy and torch are some too
     except TypeError:
         return False
+
+
+def kept_generators(device: torch.device, enabled: bool = True) -> AbstractContextManager[None]:
+    """Inside, the global generators of the CPU and of a device may be seeded; afterwards they are
+    as they were before.
+    """
+    if device.type == "cpu":
+        return torch.random.fork_rng([], enabled)
+    return torch.random.fork_rng([device], enabled, device_type=device.type)

@@ -9,6 +9,7 @@ is the sum of the widths of the slots.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -138,6 +139,10 @@ class TextTower(nn.Module, ABC):
         """The c of a text with as many tokens as another, which has `length`."""
         return c.first(length)
 
+    def cut_for(self, text: Conditioning, c: Conditioning) -> Conditioning:
+        """The c of a text, of the same kind and length as another c."""
+        return self.cut(text, c.tokens.shape[1])
+
     def of_slots(self, z: Tensor) -> list[Tensor]:
         """Z (B,Q,d) by slot."""
         return list(z.split([slot.width for slot in self.slots], dim=-1))
@@ -256,11 +261,19 @@ class ConditioningEntry(TextTower):
         a z, and nothing that a z does not write.
         """
         c = self.inner.unconditional(batch)
-        if length is None:
-            return c
-        mask = None if c.mask is None else c.mask[:, :length]
-        return Conditioning(c.tokens[:, :length], c.pooled, mask)
+        return c if length is None else _as_z_writes(c.first(length))
 
     def unconditional_for(self, c: Conditioning) -> Conditioning:
         """As the tower gives it to the c of a text, which may have more than a z writes."""
         return self.inner.unconditional_for(c) if c.extras else super().unconditional_for(c)
+
+    def cut_for(self, text: Conditioning, c: Conditioning) -> Conditioning:
+        """As the tower cuts it for the c of a text, which may have more than a z writes."""
+        if c.extras:
+            return self.inner.cut_for(text, c)
+        return _as_z_writes(super().cut_for(text, c))
+
+
+def _as_z_writes(c: Conditioning) -> Conditioning:
+    """The c of a text with nothing that a z does not write."""
+    return replace(c, extras={})

@@ -14,6 +14,8 @@ from PIL import Image
 from pydantic import ValidationError
 from tests.models.families.tiny_families import TINY_FAMILIES, pixel_gap
 from tests.training.image_folders import sample, write_images
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from vlv.cli.app import main
 from vlv.errors import ConfigError
@@ -29,9 +31,14 @@ from vlv.models.text_tower import ConditioningEntry
 from vlv.models.tokenizers import prompt_ids
 from vlv.pipeline import VLV
 from vlv.training.compiling import compile_blocks
+from vlv.training.config import WorldDataConfig
+from vlv.training.cost.work import count_work
+from vlv.training.meta_steps import MetaBoxes, boxes_of
 from vlv.training.objectives.denoising import denoising_loss
+from vlv.training.objectives.encoding import PICTURE_STEPS, PICTURES
 from vlv.training.objectives.text_to_image import TextToImageObjective
 from vlv.training.samples.set_latents import SetLatents
+from vlv.training.stages.stage1 import Stage1Config
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.world.inspector import to_pixels
 from vlv.world.render import render
@@ -238,9 +245,12 @@ def test_a_vae_of_another_family_serves_too(model: VLV) -> None:
     assert drawn[0].size == (decoder.image_size,) * 2
 
 
+@pytest.mark.parametrize("entry", ["embeddings", "conditioning"])
 @torch.no_grad()
-def test_a_dropped_caption_is_trained_on_as_guidance_uses_it(model: VLV) -> None:
+def test_a_dropped_caption_is_trained_on_as_guidance_uses_it(model: VLV, entry: str) -> None:
     tower, decoder = copy.deepcopy((model.text_tower, model.decoder))
+    if entry == "conditioning":
+        tower = ConditioningEntry(tower)
     latents, noise = torch.randn(2, 2, 1, *decoder.latent_shape)
     batch = {
         "latents": latents,
@@ -250,7 +260,7 @@ def test_a_dropped_caption_is_trained_on_as_guidance_uses_it(model: VLV) -> None
         "dropped": torch.tensor([False, True]),
     }
     text = tower.encode_text(["a small red cube"])
-    c = concatenated([text, tower.unconditional(1, text.tokens.shape[1])])
+    c = concatenated([text, model.text_tower.unconditional(1, text.tokens.shape[1])])
     loss, _ = TextToImageObjective(tower, decoder)(batch)
     torch.testing.assert_close(loss, denoising_loss(decoder, batch, c))
 
@@ -313,6 +323,11 @@ def test_an_encoder_may_write_what_the_denoiser_reads(model: VLV) -> None:
         strict=True,
     )
     assert all(pixel_gap(one, other) <= 1 for one, other in both)
+    cut = entry.cut_for(entry.encode_text(["a blue ball"]), c)
+    assert cut.tokens.shape == c[:1].tokens.shape and cut.extras.keys() == c.extras.keys()
+    cut = entry.cut_for(entry.encode_text(["a blue ball"]), texts)
+    assert torch.equal(cut.tokens, entry.encode_text(["a blue ball"]).tokens)
+    assert cut.extras.keys() == texts.extras.keys()
 
 
 @torch.no_grad()
@@ -435,3 +450,27 @@ def test_widths_that_do_not_fit_are_named(
 def test_a_config_has_the_parts_of_its_family(name: FamilyName, other: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=f"family {name}"):
         VLVConfig.model_validate({**TINY_FAMILIES[name], **other})
+
+
+@torch.no_grad()
+def test_the_picture_of_a_validation_is_counted_as_it_is_drawn(model: VLV) -> None:
+    data = WorldDataConfig(split="train", count=8)
+    config = Stage1Config(
+        output_dir=Path("out"),
+        initial_model=Path("vlv-mini"),
+        data=data,
+        max_train_steps=1,
+        train_batch_size=1,
+        learning_rate=1.0e-3,
+    )
+    boxes = boxes_of(copy.deepcopy(model))
+    boxes.encoder.requires_grad_(True)
+    with torch.enable_grad():
+        work = count_work(config, MetaBoxes(boxes), 1)
+    tower, decoder = model.text_tower, model.decoder
+    c = tower(torch.zeros(1, tower.positions, tower.width))
+    uncond = tower.unconditional_for(c)
+    # The library counts no operations of its fused attention for CPUs.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        decoder.generate(c, uncond=uncond, num_inference_steps=PICTURE_STEPS, scheduler="euler")
+    assert work.picture == pytest.approx(PICTURES * counter.get_total_flops(), rel=0.02)

@@ -27,6 +27,7 @@ from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.loading import named_dtype, open_model
 from vlv.inference.records import ImageInput, Refused
 from vlv.models.precision import chosen_device
+from vlv.models.seeds import kept_generators
 from vlv.models.vlv import VLVModel
 from vlv.text import printable, read_object
 
@@ -214,8 +215,7 @@ class TransformersCaptioner(Captioner):
         sampling: dict[str, Any] = {"do_sample": False, "num_beams": given.num_beams}
         if given.temperature:
             sampling = {"do_sample": True, "temperature": given.temperature, "num_beams": 1}
-        devices = [self._model.device] if self._model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.inference_mode():
+        with kept_generators(self._model.device), torch.inference_mode():
             torch.manual_seed(given.seed_of(image.name))
             rows = self._model.generate(**inputs, max_new_tokens=given.max_new_tokens, **sampling)
         ids = rows[0]

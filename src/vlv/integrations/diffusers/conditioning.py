@@ -87,7 +87,7 @@ def _dtype(tower: TextTower) -> torch.dtype:
 
 def _away(tower: TextTower, c: Conditioning, negative: str | Sequence[str] | None) -> Conditioning:
     """What guidance steers c away from: one text, or one for each sample, or the empty one."""
-    length, texts = c.tokens.shape[1], _texts(negative or "")
+    texts = _texts(negative or "")
     if not any(texts):
         return tower.unconditional_for(c).repeat(len(c))
     if len(texts) not in (1, len(c)):
@@ -95,7 +95,7 @@ def _away(tower: TextTower, c: Conditioning, negative: str | Sequence[str] | Non
             f"there are {len(texts)} negative prompts for {len(c)} pictures; give one, or one for "
             "each"
         )
-    found = tower.cut(tower.encode_text(texts), length)
+    found = tower.cut_for(tower.encode_text(texts), c)
     return found.repeat(len(c)) if len(texts) == 1 else found
 
 

@@ -55,10 +55,9 @@ class TextToImageObjective(Objective):
 
     def _without_dropped(self, c: Conditioning, dropped: Tensor) -> Conditioning:
         """C of B samples, of which some (B,) are unconditional."""
-        count, length = c.tokens.shape[:2]
-        rows = torch.arange(count, device=c.device)
-        both = concatenated([c, self.text_tower.unconditional(1, length)])
-        return both[torch.where(dropped, count, rows)]
+        rows = torch.arange(len(c), device=c.device)
+        both = concatenated([c, self.text_tower.unconditional_for(c)])
+        return both[torch.where(dropped, len(c), rows)]
 
     @property
     def held_out(self) -> HeldOut:
@@ -77,7 +76,7 @@ class TextToImageObjective(Objective):
             "denoising_loss/caption": self._probe.loss(c),
             "denoising_loss/shuffled_caption": self._probe.loss(c[[*range(-1, count - 1)]]),
             "denoising_loss/unconditional": self._probe.loss(
-                self.text_tower.unconditional(count, c.tokens.shape[1])
+                self.text_tower.unconditional_for(c).repeat(count)
             ),
         }
 
