@@ -94,13 +94,28 @@ def reason(source: object) -> str:
     return refusal.value.reason
 
 
-@pytest.mark.parametrize("source", [None, 3, ["a.png"], bytearray(b"x"), Image.new("L", (1, 1))])
+@pytest.mark.parametrize("source", [None, 3, ["a.png"], Image.new("L", (1, 1))])
 def test_what_is_no_file_is_named(source: object) -> None:
     kind = type(source).__name__
-    with pytest.raises(
-        ConfigError, match=f"the path of an image or the bytes of its file, not {kind}"
-    ):
+    with pytest.raises(ConfigError, match=f"the bytes of its file or the open file, not {kind}"):
         load_image(source)  # type: ignore[arg-type]
+
+
+def test_bytes_and_open_files_are_read_as_paths_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3), (200, 10, 60)).save(path)
+    data = path.read_bytes()
+    with path.open("rb") as file, path.open(encoding="latin-1") as text:
+        for source in (data, bytearray(data), memoryview(data), io.BytesIO(data), file):
+            assert load_image(source).getpixel((0, 0)) == (200, 10, 60)
+        with pytest.raises(ConfigError, match='open it with mode "rb"'):
+            load_image(text)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="is empty"):
+        load_image(io.BytesIO())
+    with pytest.raises(ImageError, match=r"cannot be read \(read of closed file\)"):
+        load_image(file)
+    with pytest.raises(ImageError, match=r"^https://a.test/b.png cannot be read"):
+        load_image("https://a.test/b.png")
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:

@@ -279,8 +279,16 @@ def test_what_is_no_picture_is_reported(model: VLV, images: list[Image.Image]) -
     for wrong in ("scene.png", np.zeros((8, 8, 3), np.uint8), model.encode(images)):
         with pytest.raises(ConfigError, match="Images are PIL images"):
             model.caption([wrong])  # type: ignore[list-item]
-    for alone in ("scene.png", Path("scene.png"), b"bytes", None):
-        with pytest.raises(ConfigError, match=f"PIL images, .* not {type(alone).__name__};"):
+    for alone, advice in (
+        ("scene.png", "load_image"),
+        (Path("scene.png"), "load_image"),
+        (b"bytes", "load_image"),
+        (np.zeros((8, 8, 3), np.uint8), "fromarray"),
+        (torch.tensor(0.0), "caption_from_z"),
+        (None, "a list of them"),
+    ):
+        kind = type(alone).__name__
+        with pytest.raises(ConfigError, match=f"PIL images, not {kind}: .*{advice}"):
             model.encode(alone)  # type: ignore[arg-type]
 
 

@@ -351,7 +351,12 @@ def test_compressed_bodies_are_refused_as_such(server: Server) -> None:
     ("path", "body", "param", "expected"),
     [
         ("caption", {"image": 3}, "image", "`image` must be text."),
-        ("caption", {"image": IMAGE, "beams": 2}, "beams", "There is no field `beams` here"),
+        ("caption", {"image": IMAGE, "beams": 2}, "beams", "did you mean `num_beams`?"),
+        ("caption", {"image": IMAGE, "max_tokens": 2}, "max_tokens", "mean `max_new_tokens`?"),
+        ("caption", {"image": IMAGE, "steps": 2}, "steps", "no field `steps` here; leave it out."),
+        ("caption", {"image": IMAGE, "temprature": 0}, "temprature", "mean `temperature`?"),
+        ("reconstruct", {"text": "a", "steps": 2}, "steps", "did you mean `num_inference_steps`?"),
+        ("compose", {"a": {"picture": 1}, "b": {}}, "a.picture", "here; leave it out."),
         ("caption", {"image": IMAGE, "num_beams": 9}, "num_beams", "must be 8 or less."),
         ("caption", {"image": IMAGE, "num_beams": "4"}, "num_beams", "must be a whole number."),
         ("caption", {"image": IMAGE, "num_beams": 1.5}, "num_beams", "must be a whole number."),

@@ -73,7 +73,7 @@ def test_heads_and_bodies_have_their_time(limited: tuple[Server, Path], connect:
     server, _ = limited
     silent = connect(server)
     half_head = connect(server, "GET /health HTTP/1.1\r\nHost: loc")
-    half_body = connect(server, f"{HEAD}Connection: close\r\nContent-Length: 1000\r\n\r\n{{")
+    half_body = connect(server, f"{HEAD}Content-Length: 1000\r\n\r\n{{")
     refused = connect(server, f"{HEAD}Content-Length: 9000000\r\n\r\n")
     for _ in range(5):
         time.sleep(1)

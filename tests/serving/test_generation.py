@@ -127,12 +127,16 @@ def test_several_choices_and_several_images(server: Server) -> None:
     one = ask(server, user(part(FIRST)), temperature=1.5, seed=4, max_tokens=20).json()
     assert texts[0].split("\n\n")[0] == one["choices"][0]["message"]["content"]
     assert answer["usage"]["prompt_tokens"] == 2 * one["usage"]["prompt_tokens"]
-    sent = {0: "", 1: "", 2: ""}
+    sent: dict[int, str] = {0: "", 1: "", 2: ""}
+    order: list[int] = []
     api = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0).chat.completions
     asked: Any = {"model": "any", "n": 3, "temperature": 1.5, "seed": 4, "max_tokens": 20}
     for chunk in api.create(messages=both, stream=True, **asked):
         for choice in chunk.choices:
             sent[choice.index] += choice.delta.content or ""
+            order.append(choice.index)
+    # Side by side, not one after another.
+    assert order != sorted(order) and order.index(2) < len(order) - order[::-1].index(0) - 1
     whole = [
         [Cleaning().apply(one, ended=False) for one in text.split("\n\n")] for text in sent.values()
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests import launcher
 from tests.serving.conftest import Server, data_url, pixels, scene, start, stop
-from tests.shared import until
+from tests.shared import free_port, until
 
 from vlv.serving.settings import ServeSettings
 
@@ -285,6 +285,14 @@ def test_options_that_would_have_no_effect_or_cannot_work_are_refused(
 ) -> None:
     refused = vlv("serve", *options)
     assert refused.code == 2 and said in refused.err
+
+
+def test_settings_that_do_not_fit_are_errors_of_the_command(vlv: Callable) -> None:
+    """The model's process finds them; a model that cannot be opened ends with 3."""
+    refused = vlv("serve", "--port", str(free_port()), "--device", "cuda:9")
+    assert refused.code == 2 and "cuda:9" in refused.err
+    missing = vlv("serve", "--port", str(free_port()), "--model", "./no-such-model")
+    assert missing.code == 3
 
 
 def test_an_empty_variable_is_no_key(vlv: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import BinaryIO
 
 from PIL import (
     AvifImagePlugin,
@@ -97,7 +97,9 @@ _JPEG_NOISE = b"".join(
 
 
 def load_image(
-    source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """Decode an image of unknown origin.
 
@@ -105,7 +107,7 @@ def load_image(
     colour profile; transparent parts over white; 16 bits scaled to 8; CMYK and palettes converted.
 
     Args:
-        source: a path, or the bytes of a file.
+        source: a path, the bytes of a file, or an open file, which is read from where it stands.
         max_pixels: larger images are refused by their header.
 
     Returns:
@@ -115,14 +117,17 @@ def load_image(
         ImageError: the image was refused; `reason` is one of `REASONS`.
         ConfigError: `source` is something else.
     """
-    if isinstance(source, bytes):
-        name, data = UNNAMED, source
+    if isinstance(source, bytes | bytearray | memoryview):
+        name, data = UNNAMED, bytes(source)
         _check_size(name, len(data))
     elif isinstance(source, str | os.PathLike):
-        name, data = str(Path(source)), image_bytes(source)
+        name, data = os.fspath(source), image_bytes(source)
+    elif callable(getattr(source, "read", None)):
+        name, data = UNNAMED, _read(source)
+        _check_size(name, len(data))
     else:
         raise ConfigError(
-            "`load_image` takes the path of an image or the bytes of its file, not "
+            "`load_image` takes the path of an image, the bytes of its file or the open file, not "
             f"{type(source).__name__}; a PIL image goes to a model as it is"
         )
     if not data:
@@ -134,6 +139,18 @@ def load_image(
             return _without_info(picture_of(_first_frame(name, data, max_pixels)))
     except MemoryError as error:
         raise out_of_memory(name) from error
+
+
+def _read(file: BinaryIO) -> bytes:
+    """The rest of an open file, of at most one byte more than an image may have."""
+    try:
+        data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ImageError("unreadable", f"{UNNAMED} cannot be read ({why})") from error
+    if not isinstance(data, bytes):
+        raise ConfigError('the file of an image is open as text; open it with mode "rb"')
+    return data
 
 
 def _without_info(picture: Image.Image) -> Image.Image:
@@ -175,7 +192,7 @@ def image_header(data: bytes, name: str = UNNAMED) -> tuple[str, int, int]:
 
 def image_bytes(path: str | os.PathLike[str]) -> bytes:
     """The bytes of an image file, of at most `MAX_FILE_BYTES`. Raises ImageError."""
-    name = str(Path(path))
+    name = os.fspath(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             # Opening a pipe would wait for a writer.

@@ -26,6 +26,8 @@ Images = Image.Image | Sequence[Image.Image]
 # A picture is enlarged to at most as many pixels as one that is read from a file may have;
 # four bytes each.
 MAX_PIXELS = 50_000_000
+# Some of these can be iterated over, and hold no images.
+_ONE = (Image.Image, str, bytes, bytearray, memoryview, np.ndarray)
 
 
 def as_list(images: Images) -> list[Image.Image]:
@@ -35,17 +37,30 @@ def as_list(images: Images) -> list[Image.Image]:
     any work, of which it would cost the rest.
     """
     given: Any = images
-    alone = isinstance(given, Image.Image | str | bytes) or not isinstance(given, Iterable)
+    alone = isinstance(given, _ONE) or _is_tensor(given) or not isinstance(given, Iterable)
     many = [given] if alone else list(given)
     if not many:
         raise ConfigError("There are no images to encode; give at least one.")
     for one in many:
         if not isinstance(one, Image.Image):
-            raise ConfigError(
-                f"Images are PIL images, as `vlv.load_image(path)` gives them, not "
-                f"{type(one).__name__}; embeddings go to `caption_from_z` and `reconstruct`."
-            )
+            raise ConfigError(f"Images are PIL images, not {type(one).__name__}: {_advice(one)}.")
     return [loaded(one, name_of(one, at)) for at, one in enumerate(many)]
+
+
+def _advice(given: Any) -> str:
+    """How what was given becomes an image, or where it goes."""
+    if isinstance(given, str | os.PathLike | bytes | bytearray | memoryview):
+        return "`vlv.load_image` reads a path or the bytes of a file"
+    if isinstance(given, np.ndarray):
+        return "`PIL.Image.fromarray` makes one of bytes (height, width, 3)"
+    if _is_tensor(given):
+        return "embeddings go to `caption_from_z` and `reconstruct`"
+    return "give one, or a list of them"
+
+
+def _is_tensor(given: Any) -> bool:
+    # Processes that do without torch use this module too.
+    return type(given).__module__ == "torch"
 
 
 def name_of(image: Image.Image, at: int) -> str:

@@ -1,5 +1,6 @@
 """The HTTP application: its routes, the middleware around them, and error responses."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,15 @@ async def _api_error(request: Request, error: ApiError) -> Response:
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
     unsupported = _UNSUPPORTED.get(request.scope["path"], {})
-    return invalid_request(error.errors(), error.body, unsupported).response()
+    fields = _fields(request.scope.get("route"))
+    return invalid_request(error.errors(), error.body, unsupported, fields).response()
+
+
+def _fields(route: Any) -> Collection[str]:
+    """The names of the fields of a route's body."""
+    body = getattr(route, "body_field", None)
+    model = None if body is None else body.field_info.annotation
+    return getattr(model, "model_fields", ())
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

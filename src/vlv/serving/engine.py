@@ -18,6 +18,7 @@ from itertools import count
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
+from vlv.errors import VLVError
 from vlv.serving.errors import ApiError
 from vlv.serving.settings import WorkerSettings
 from vlv.serving.telemetry import Metrics, log, log_error
@@ -92,7 +93,7 @@ class Engine:
 
     def __init__(self, settings: WorkerSettings, metrics: Metrics) -> None:
         self.info: ModelInfo | None = None
-        self.failure: str | None = None
+        self.failure: VLVError | None = None
         self._starting: str | None = "the model is being loaded"
         self._captions_fail = False
         self._watchdog = Watchdog(settings.stall_seconds)
@@ -204,9 +205,9 @@ class Engine:
             self._watchdog.record(event)
             self._captions_fail = event.failing
         elif isinstance(event, CannotStart):
-            log_error("worker cannot start", error=event.message)
+            log_error("worker cannot start", error=str(event.error))
             if self.info is None:
-                self.failure = event.message
+                self.failure = event.error
         elif handle := self._open.get(event.id):
             self._deliver(handle, event)
 

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from starlette.responses import Response
@@ -61,6 +62,9 @@ class ApiError(Exception):
         retry_seconds = self._retry_seconds or _RETRY_SECONDS.get(self.status)
         if retry_seconds is not None:
             headers["Retry-After"] = str(retry_seconds)
+        if self.status == 408:
+            # The rest of the body would be read as the next request.
+            headers["Connection"] = "close"
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return _ErrorResponse(self, headers)
@@ -113,14 +117,35 @@ _MUST_HAVE: dict[str, Callable[[Any], str]] = {
     "too_long": lambda details: f"at most {details['max_length']} items",
 }
 
+# Names of other APIs for our fields.
+_OTHER_NAMES = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "max_length": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
+    "beams": "num_beams",
+    "steps": "num_inference_steps",
+    "num_steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "sampler": "scheduler",
+    "prompt": "text",
+    "image_url": "image",
+    "embeddings": "z",
+}
+
 
 def invalid_request(
-    findings: Sequence[ValidationFinding], body: Any, unsupported: Mapping[str, str]
+    findings: Sequence[ValidationFinding],
+    body: Any,
+    unsupported: Mapping[str, str],
+    fields: Collection[str] = (),
 ) -> ApiError:
     """The error for the first thing that is wrong with a request; it names the field, never quotes
     its content.
 
-    unsupported: messages for fields that are known but not supported, by field name.
+    unsupported: messages for fields that are known but not supported, by field name. fields: those
+    of the request, for a field that is not one of them.
     """
     # Where a field may have several types, the attempt that got deepest shows what was meant.
     deepest = max(len(_path(one, body)) for one in findings)
@@ -130,9 +155,22 @@ def invalid_request(
     param = _dotted(path)
     if first["loc"][0] == "body" and path and path[0] in unsupported:
         message = unsupported[str(path[0])]
+    elif (
+        first["type"] == "extra_forbidden"
+        and len(path) == 1
+        and (meant := _meant(str(path[-1]), fields))
+    ):
+        message = f"There is no field `{param}` here; did you mean `{meant}`?"
     else:
         message = _sentence(f"`{param}`" if param else "The body", same)
     return ApiError(400, "invalid_request", message, param or None)
+
+
+def _meant(name: str, fields: Collection[str]) -> str | None:
+    """The field that another API, or a slip, calls by this name."""
+    if (other := _OTHER_NAMES.get(name)) in fields:
+        return other
+    return next(iter(get_close_matches(name[:100], fields, 1, 0.75)), None)
 
 
 def _sentence(name: str, findings: Sequence[ValidationFinding]) -> str:

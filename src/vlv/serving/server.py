@@ -8,7 +8,7 @@ from types import FrameType
 
 import uvicorn
 
-from vlv.errors import CheckpointError, ConfigError
+from vlv.errors import ConfigError
 from vlv.serving.api.context import Service
 from vlv.serving.api.images import ImageReader
 from vlv.serving.app import build_app
@@ -30,7 +30,7 @@ def serve(settings: ServeSettings) -> None:
 
     Raises:
         ConfigError: other machines could reach a server without a key, or a setting is invalid.
-        CheckpointError: the model cannot be opened.
+        VLVError: the model cannot be opened, such as a CheckpointError.
     """
     check_exposure(settings.host, settings.api_keys)
     asyncio.run(_serve(settings))
@@ -58,7 +58,7 @@ async def _serve(settings: ServeSettings) -> None:
         _save_now(quotas)
         images.close()
     if engine.failure is not None:
-        raise CheckpointError(engine.failure)
+        raise engine.failure
     if not running.cancelled():
         running.result()
 

@@ -23,7 +23,7 @@ from vlv.serving.api.layouts import Layout
 from vlv.serving.api.openapi import OOD_HEADERS, error_responses, stream_or_json
 from vlv.serving.api.routing import JsonRoute, ServiceDependency
 from vlv.serving.api.schemas import FinishReason
-from vlv.serving.api.streams import stream_response
+from vlv.serving.api.streams import interleaved, stream_response
 from vlv.serving.engine import JobHandle
 from vlv.serving.errors import ApiError
 
@@ -186,20 +186,20 @@ async def _chunks(
     head: dict[str, Any],
     with_usage: bool,
 ) -> AsyncIterator[BaseModel]:
-    """All choices are written at once, and sent one after another."""
+    """All choices are written at once, and their pieces sent as they come."""
     answers: list[Answer] = []
-    for index, of_answer in enumerate(handles):
-        role: Literal["assistant"] | None = "assistant"
-        async for piece in stream_answer(context, of_answer, layout):
-            if isinstance(piece, Answer):
-                answers.append(piece)
-                end = ChunkChoice(index=index, delta=Delta(), finish_reason=piece.finish_reason)
-                unlike = piece.out_of_distribution
-                yield LastChunk(**head, choices=[end], out_of_distribution=unlike)
-            else:
-                delta = Delta(role=role, content=piece)
-                yield Chunk(**head, choices=[ChunkChoice(index=index, delta=delta)])
-                role = None
+    begun: set[int] = set()
+    pieces = interleaved([stream_answer(context, of_answer, layout) for of_answer in handles])
+    async for index, piece in pieces:
+        if isinstance(piece, Answer):
+            answers.append(piece)
+            end = ChunkChoice(index=index, delta=Delta(), finish_reason=piece.finish_reason)
+            unlike = piece.out_of_distribution
+            yield LastChunk(**head, choices=[end], out_of_distribution=unlike)
+        else:
+            delta = Delta(role=None if index in begun else "assistant", content=piece)
+            yield Chunk(**head, choices=[ChunkChoice(index=index, delta=delta)])
+            begun.add(index)
     if with_usage:
         yield Chunk(**head, choices=[], usage=_usage(context, answers))
 

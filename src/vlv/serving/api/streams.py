@@ -4,8 +4,9 @@ A stream waits for its first value, so that an error before it becomes an ordina
 An error after it becomes the last value.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
@@ -15,6 +16,7 @@ from vlv.serving.api.context import RequestContext
 from vlv.serving.api.schemas import ErrorBody
 from vlv.serving.errors import ApiError
 
+Value = TypeVar("Value")
 LINE_END = "\n"
 # When the server stops, a stream has this long to end by itself, with an error as its last event.
 _SHUTDOWN_SECONDS = 1.0
@@ -75,6 +77,29 @@ class Lines(Events):
 
 class _Line(BaseModel):
     error: str
+
+
+async def interleaved(
+    streams: Sequence[AsyncIterator[Value]],
+) -> AsyncIterator[tuple[int, Value]]:
+    """The values of several streams as they come, each with the index of its stream."""
+    next_values = {asyncio.ensure_future(anext(one)): at for at, one in enumerate(streams)}
+    try:
+        while next_values:
+            done, _ = await asyncio.wait(next_values, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=next_values.__getitem__):
+                at = next_values.pop(task)
+                try:
+                    value = task.result()
+                except StopAsyncIteration:
+                    continue
+                yield at, value
+                next_values[asyncio.ensure_future(anext(streams[at]))] = at
+    finally:
+        for task in next_values:
+            task.cancel()
+        # Where one failed, others may have too.
+        await asyncio.gather(*next_values, return_exceptions=True)
 
 
 async def stream_response(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from vlv.errors import VLVError
 from vlv.inference.engines.sampling import TokenRules
 from vlv.models.outputs import Caption
 from vlv.verification.verdicts import SentenceSupport
@@ -134,9 +135,9 @@ class Ready:
 
 @dataclass(frozen=True)
 class CannotStart:
-    """The model does not exist or is damaged."""
+    """The model does not exist or is damaged, or a setting does not fit it."""
 
-    message: str
+    error: VLVError
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def _run(
             model, report, settings.max_batch, settings.max_pictures, engine, prompts
         )
     except VLVError as error:
-        report(CannotStart(str(error)))
+        report(CannotStart(error))
         return
     for layer in layers(model):
         layer.register_forward_pre_hook(lambda *_: heartbeats.step())
