@@ -180,11 +180,12 @@ def test_requests_of_the_page_on_the_service_are_answered(tmp_path: Path, progra
             (language, code.replace("127.0.0.1:8000", address))
             for language, code in [("python", "\n".join(python)), *shell]
         ]
-        openai, ours, ollama = run_blocks(found, tmp_path, programs)
+        openai, ours, of_z, ollama = run_blocks(found, tmp_path, programs)
     finally:
         stop(server)
     written, parsed = openai.splitlines()
     assert written == parsed == json.loads(ours)["caption"] == json.loads(ollama)["response"] != ""
+    assert json.loads(of_z)["caption"] == written
 
 
 def vlv_calls(code: str) -> Iterator[list[str]]:
