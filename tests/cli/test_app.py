@@ -169,6 +169,12 @@ def test_an_empty_name_is_not_the_current_folder(
     assert "name images or folders" in vlv("caption", "--append", "").err
 
 
+def test_a_place_that_holds_something_is_not_replaced(vlv: Callable, tmp_path: Path) -> None:
+    kept = vlv("export", "gguf", "vlv-mini", tmp_path)
+    assert kept.code == 2
+    assert "exists already; choose another name or give --overwrite" in kept.err
+
+
 def test_values_keep_their_spelling(vlv: Callable) -> None:
     assert "<f32|f16|q8_0|q4_k_m>" in vlv("export", "gguf", "--help").out
     wrong = vlv("export", "gguf", "m", "out", "--quantize", "q9")

@@ -622,7 +622,7 @@ def test_an_emptied_caption_file_is_no_caption(tmp_path: Path, data: bytes) -> N
 def test_several_lines_are_all_captions_and_not_cut_in_silence(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(a_sample(1).image)
     (tmp_path / "a.txt").write_text("First.\n\nSecond.\n")
-    with pytest.warns(UserWarning, match=r"1 caption file in .* several lines \(that of a\.png"):
+    with pytest.warns(UserWarning, match=r"1 caption file holds several lines \(that of a\.png"):
         (sample,) = read_set(tmp_path)
     assert sample.caption == "First." and sample.texts == ["First.", "Second."]
     with pytest.warns(UserWarning, match="several lines"):

@@ -91,7 +91,9 @@ def test_a_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path: Path) -> N
     assert names(tmp_path) == ["checkpoint-3"]
 
 
-def test_the_newest_is_the_latest_by_number(tmp_path: Path) -> None:
+def test_the_newest_is_the_latest_by_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert resolve_checkpoint(tmp_path, "latest") is None
     write(tmp_path, 9, 10, 100)
     assert names(tmp_path) == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
@@ -99,6 +101,13 @@ def test_the_newest_is_the_latest_by_number(tmp_path: Path) -> None:
     assert resolve_checkpoint(tmp_path, None) is None
     for wish in ("checkpoint-9", str(tmp_path / "checkpoint-9")):
         assert resolve_checkpoint(tmp_path, wish) == tmp_path / "checkpoint-9"
+    # Of two runs, that whose folder is named, wherever the command is given.
+    monkeypatch.chdir(tmp_path)
+    assert resolve_checkpoint(tmp_path / "other", "checkpoint-9") == Path("checkpoint-9")
+    write(tmp_path / "other", 9)
+    assert resolve_checkpoint(tmp_path / "other", "checkpoint-9") == (
+        tmp_path / "other" / "checkpoint-9"
+    )
     with pytest.raises(TrainingError, match="there is no checkpoint checkpoint-8"):
         resolve_checkpoint(tmp_path, "checkpoint-8")
     prune_checkpoints(tmp_path, 2, newest=100)

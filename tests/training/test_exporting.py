@@ -77,7 +77,7 @@ def test_the_command_exports_the_newest_checkpoint(
     assert VLV.from_pretrained(run / "export-2").provenance["stages"]["stage1"]["steps"] == 2
     outcome = vlv("export", run, "--step", 7)
     assert outcome.code == 1
-    assert "there is no checkpoint checkpoint-7" in outcome.err
+    assert "has no checkpoint of step 7; it has those of steps " in outcome.err
     outcome = vlv("export", tmp_path)
     assert outcome.code == 1
     assert "has no checkpoint yet" in outcome.err

@@ -135,6 +135,12 @@ def test_the_rate_warms_up_and_falls_to_zero_at_the_run_s_last_step(
     assert first == START != second
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(TrainingError, match=r"output_dir .*mine is a file; name a folder"):
+        run(tmp_path / "mine")
+
+
 def test_cosines_restart_as_often_as_there_are_cycles(tmp_path: Path) -> None:
     run(tmp_path, lr_scheduler="cosine_with_restarts", lr_num_cycles=2)
     logged = rows(tmp_path, "learning_rate")

@@ -51,6 +51,8 @@ def export_gguf(model: VLVModel, out: Path, quantize: Quantize = "q4_k_m") -> st
             f"{model.opened_from} is a fine-tune beside another model; write one model of both: "
             f"vlv finetune --merge {model.opened_from} --out OUT"
         )
+    if out.resolve() == model.folder.resolve():
+        raise ConfigError("the GGUF file needs a model folder of its own; name another OUT")
     model.require("caption_decoder")
     source = component_folder("caption_decoder", model.folder)
     place = Path(PARTS["language_model"].folder).name

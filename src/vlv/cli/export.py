@@ -57,12 +57,16 @@ def gguf(
         ),
     ] = "q4_k_m",
     revision: RevisionOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the model that OUT names.")
+    ] = False,
 ) -> None:
     """Write a model folder whose language model is a GGUF file, for --engine llama.cpp.
 
     Encoder, text tower and psi are copied as they are. The file caption_decoder/language_model/
     model.gguf can be used by other programs of llama.cpp too, with embeddings as input.
     """
+    refuse_existing(out, overwrite)
     from vlv.checkpoints.gguf import export_gguf
     from vlv.checkpoints.opening import load_model
 

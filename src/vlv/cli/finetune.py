@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vlv.cli.common import progress
+from vlv.cli.common import progress, refuse_existing
 from vlv.text import printable
 
 
@@ -39,6 +39,10 @@ def finetune(
             show_default=False,
         ),
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="With --merge: replace the model that --out names."),
+    ] = False,
     lora_rank: Annotated[
         int,
         typer.Option("--lora-rank", min=1, max=4096, help="Rank of the LoRA."),
@@ -145,11 +149,17 @@ def finetune(
     if merge is not None:
         if model is not None:
             raise ConfigError("--merge takes no MODEL and IMAGES: it writes a finished fine-tune")
+        refuse_existing(out, overwrite)
         from vlv.checkpoints.merging import merge as write_merged
 
         write_merged(merge, out)
         typer.echo(str(out))
         return
+    if overwrite:
+        raise ConfigError(
+            "--overwrite is of --merge: a fine-tune goes on in its folder; for another one name "
+            "another --out"
+        )
     if model is None or images is None:
         raise ConfigError(
             "name a model and the images: vlv finetune MODEL IMAGES --out OUT (the model of the "

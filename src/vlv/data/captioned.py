@@ -47,7 +47,7 @@ def open_captioned(path: Path, *, index_folder: Path) -> ImageSet:
         raise DatasetError(f"there is no file or folder {printable(path)}")
     with warnings.catch_warnings():
         # That only the first line of a caption file counts: callers get all texts and choose.
-        warnings.filterwarnings("ignore", message=".*hold several lines.*")
+        warnings.filterwarnings("ignore", message=".*holds? several lines.*")
         images = open_image_set(path, index_folder=index_folder)
     if isinstance(images, FolderImages) and not _has_captions(images):
         found = sorted(path.glob("*.json"))

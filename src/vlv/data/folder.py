@@ -191,11 +191,11 @@ def warn_of_several_lines(folder: Path, names: Sequence[str], *, stacklevel: int
     """Warn that only the first line of these images' caption files is the caption."""
     if not names:
         return
-    files = f"{len(names):,} caption files" if len(names) > 1 else "1 caption file"
+    files = f"{len(names):,} caption files hold" if len(names) > 1 else "1 caption file holds"
     warnings.warn(
-        f"{files} in {printable(folder)} hold several lines (that of {printable(names[0])} first): "
-        "the first line is the caption and all lines are `texts`; write a paragraph on one line if "
-        "it is meant as a whole",
+        f"in {printable(folder)}, {files} several lines (that of {printable(names[0])} first): the "
+        "first line is the caption and all lines are `texts`; write a paragraph on one line if it "
+        "is meant as a whole",
         stacklevel=stacklevel,
     )
 

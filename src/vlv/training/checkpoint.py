@@ -311,13 +311,16 @@ def _put_aside(folder: Path) -> Path:
 
 
 def resolve_checkpoint(output_dir: Path, wish: str | None) -> Path | None:
-    """The checkpoint that `resume_from_checkpoint` means: a path, "latest", or none."""
+    """The checkpoint that `resume_from_checkpoint` means: the name of one in `output_dir`, a path,
+    "latest", or none.
+    """
     if wish is None:
         return None
     if wish == "latest":
         found = list_checkpoints(output_dir)
         return found[-1] if found else None
-    folder = Path(wish) if Path(wish).exists() else output_dir / wish
-    if not folder.is_dir():
+    # First that of the run: the current folder may be another run's, with checkpoints of its own.
+    folder = next((one for one in (output_dir / wish, Path(wish)) if one.is_dir()), None)
+    if folder is None:
         raise TrainingError(f"resume_from_checkpoint: there is no checkpoint {wish}")
     return folder

@@ -358,7 +358,8 @@ def _describe(kind: type[BaseModel], location: tuple[int | str, ...], fault: Any
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(sorted(known))})"
         return f"unknown key {key}{hint}"
-    return f"{key}: {fault['msg']}"
+    said = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{key}: {said}" if key else said
 
 
 def _fields_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from vlv.checkpoints.manifest import new_model_folder
 from vlv.errors import TrainingError
 from vlv.training.best_weights import BestFile, best_at
-from vlv.training.checkpoint import read_checkpoint, resolve_checkpoint
+from vlv.training.checkpoint import list_checkpoints, read_checkpoint, resolve_checkpoint
 from vlv.training.objectives.objective import Objective
 from vlv.training.old_names import current_parameters
 from vlv.training.provenance import write_record
@@ -78,6 +78,12 @@ def export_run(run: Path, out: Path | None = None, step: int | None = None) -> P
 
 def _read(run: Path, step: int | None) -> tuple[Path, Tensors, dict[str, Any], BestFile | None]:
     """A checkpoint with its tensors, its state and the best weights until then."""
+    if step is not None and not (run / f"checkpoint-{step}").is_dir():
+        kept = ", ".join(one.name.removeprefix("checkpoint-") for one in list_checkpoints(run))
+        raise TrainingError(
+            f"{run} has no checkpoint of step {step}"
+            + (f"; it has those of steps {kept}" if kept else "; name the output_dir of a run")
+        )
     while True:
         folder = resolve_checkpoint(run, "latest" if step is None else f"checkpoint-{step}")
         if folder is None:

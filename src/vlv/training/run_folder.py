@@ -46,8 +46,10 @@ def run_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
     """Inside, no other process of this machine trains in `folder`; a process that dies releases it.
 
     Raises:
-        TrainingError: one still does after `patience` seconds.
+        TrainingError: one still does after `patience` seconds, or `folder` is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"output_dir {folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     busy = TrainingError(
         f"another process is training in {folder}; let it end, or name another output_dir"

@@ -104,6 +104,19 @@ def test_a_merged_fine_tune_is_an_ordinary_model_of_equal_captions(
     for name, weight in one.caption_decoder.state_dict().items():
         assert torch.equal(weight, other.caption_decoder.state_dict()[name]), name
     assert one.manifest.adapter is None
+    # A model that is there is replaced where that is asked for only.
+    (tmp_path / "merged" / "notes.txt").write_text("mine")
+    again = vlv("finetune", "--merge", tmp_path / "elsewhere", "--out", tmp_path / "merged")
+    assert (again.code, "merged exists already" in again.err) == (2, True)
+    assert (tmp_path / "merged" / "notes.txt").read_text() == "mine"
+    again = vlv(
+        *("finetune", "--merge", tmp_path / "elsewhere", "--out", tmp_path / "merged"),
+        "--overwrite",
+    )
+    assert again.code == 0, again.err
+    assert captions(tmp_path / "merged") == NEW
+    trained = vlv("finetune", tiny_model_dir, photos, "--out", tmp_path / "x", "--overwrite")
+    assert (trained.code, "--overwrite is of --merge" in trained.err) == (2, True)
     refused = vlv("finetune", "--merge", tiny_model_dir, "--out", tmp_path / "x")
     assert (refused.code, "is no folder of a fine-tune" in refused.err) == (2, True)
 

@@ -225,6 +225,16 @@ def test_an_out_of_something_else_is_refused(
         ((tiny_model_dir, photos, "--out", photos), 2, "holds files that are no fine-tune"),
         ((tiny_model_dir, photos, "--out", other), 2, "holds a model that is no fine-tune"),
         (
+            (tiny_model_dir, photos, "--out", tuned, *QUICK, "--batch-size", "2"),
+            2,
+            "was begun with another --epochs or --batch-size; give the same as then",
+        ),
+        (
+            (tiny_model_dir, photos, "--out", tuned, "--full", "--validation", "0"),
+            2,
+            "was begun with another choice of --full; give the same as then",
+        ),
+        (
             (tiny_model_dir, photos, "--out", tuned, *QUICK, "--seed", "1"),
             2,
             "was begun with another --seed; give the same as then",

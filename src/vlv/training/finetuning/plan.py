@@ -33,8 +33,8 @@ _MOST_TOKENS = 300
 # All others follow from epochs and batches.
 _OTHERWISE = {
     "seed": "another --seed",
-    "learning_rate": "another --learning-rate",
     "method": "another choice of --full",
+    "learning_rate": "another --learning-rate",
     "lora_rank": "another --lora-rank",
     "quantization": "another --quantization",
     "crop_size": "another --view",
@@ -96,11 +96,13 @@ def make_plan(
     if saved is None:
         shape, need = fitting(base.folder, shape, free)
     else:
-        shape = replace(
-            shape,
-            micro_batch=saved.train_batch_size,
-            gradient_checkpointing=saved.gradient_checkpointing,
-        )
+        # Of another batch the run is another one, which is said below.
+        if shape.micro_batch == saved.train_batch_size * saved.gradient_accumulation_steps:
+            shape = replace(
+                shape,
+                micro_batch=saved.train_batch_size,
+                gradient_checkpointing=saved.gradient_checkpointing,
+            )
         need = finetune_memory(empty_model(base.folder), shape)
     config = run_config(
         settings,
@@ -136,8 +138,8 @@ def _say_pictures(pictures: Pictures, learned: int, held: int, say: Callable[[st
         f"{counted(len(pictures.good), 'picture')} with captions: {learned} to train on, {held} "
         "held out"
         + (
-            f"; {several} have several captions, of which one is drawn each time (--first-line "
-            "uses the first alone)"
+            f"; {several} of them with several captions, of which one is drawn each time "
+            "(--first-line uses the first alone)"
             if several
             else ""
         )

@@ -117,8 +117,13 @@ def open_texts(
 def _lines(path: Path, prompts: PromptTokens) -> list[str]:
     try:
         given = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"texts: {path} cannot be read as text in UTF-8 ({error})") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"texts: {path} cannot be read ({reason}); name a text file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"texts: {path} is no text in UTF-8 ({error}); save it as UTF-8"
+        ) from error
     given = [line for line in given if line]
     whole = [line for line in given if prompts.reads_whole(line)]
     positions = min(prompts.room)
