@@ -91,6 +91,17 @@ def test_a_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path: Path) -> N
     assert names(tmp_path) == ["checkpoint-3"]
 
 
+def test_tensors_that_are_the_same_are_each_written(tmp_path: Path) -> None:
+    table = torch.arange(4.0)
+    write_checkpoint(
+        tmp_path, 1, {"optimizer": {"a.qmap1": table, "b.qmap1": table, "c": table[1:]}}, {}
+    )
+    tensors, _ = read_checkpoint(tmp_path / "checkpoint-1")
+    found = tensors["optimizer"]
+    assert torch.equal(found["a.qmap1"], table) and torch.equal(found["b.qmap1"], table)
+    assert torch.equal(found["c"], table[1:])
+
+
 def test_the_newest_is_the_latest_by_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,14 @@ def rows(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_a_run_writes_no_pictures_into_its_set(
+    workshop: Workshop, own: dict[str, Any], sets: dict[str, Path]
+) -> None:
+    inside = str(sets["folder"] / "run")
+    with pytest.raises(ConfigError, match=r"lies in the folder of the images, .*; name a folder"):
+        workshop.run("stage1", **stage1(workshop, **own, output_dir=inside))
+
+
 def refused_until(position: int) -> int:
     """How many images are replaced at the positions before this one, counted from the set alone."""
     total = 0

@@ -75,10 +75,16 @@ class SafetensorsWriter(StorageWriter):
         results = []
         for group, items in groups.items():
             path = self._folder / f"{group}{self._suffix}"
-            tensors, offsets = {}, {}
+            tensors: dict[str, Tensor] = {}
+            offsets, memories = {}, set()
             for item in items:
                 name = item.index.fqn.partition(".")[2]
-                tensors[name] = planner.resolve_data(item).contiguous()  # type: ignore[union-attr]
+                tensor = planner.resolve_data(item).contiguous()  # type: ignore[union-attr]
+                # safetensors takes no memory twice: the 8-bit moments of all parameters share the
+                # table of their values.
+                memory = tensor.untyped_storage().data_ptr()
+                tensors[name] = tensor.clone() if memory in memories else tensor
+                memories.add(memory)
                 if tensors[name].shape != item.tensor_data.size:
                     offsets[name] = list(item.tensor_data.chunk.offsets)
             with usual_mode(path):

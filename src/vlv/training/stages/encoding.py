@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ from vlv.models.precision import mixed_precision, use_fast_attention
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.training.accelerator import computing_device
+from vlv.training.checkpoint import list_checkpoints
 from vlv.training.config import ImageSetConfig, TrainingConfig
 from vlv.training.objectives.encoding import EncoderObjective, StageBoxes
 from vlv.training.samples.held_out import HeldOut, WorldHeldOut
@@ -119,9 +121,10 @@ def open_images(
 
     Raises:
         ConfigError: they are scenes of the embedded world, which are of another size, and a decoder
-            denoises them.
+            denoises them; or a new run would write among them.
     """
     if isinstance(config.data, ImageSetConfig):
+        _check_apart(config.data.set, config.output_dir)
         return open_image_sets(
             config.data,
             image_size,
@@ -134,6 +137,18 @@ def open_images(
     data = world_data(config)
     store = WorldStore(world_images(data), one_caption=data.one_caption)
     return store, WorldHeldOut(validation_images(config), config.mixed_precision)
+
+
+def _check_apart(images: Path, output_dir: Path) -> None:
+    """Raise ConfigError for a new run in the folder of its images: the pictures of its validations
+    would be images of the set, and it could not go on.
+    """
+    inside = images.is_dir() and output_dir.resolve().is_relative_to(images.resolve())
+    if inside and not list_checkpoints(output_dir):
+        raise ConfigError(
+            f"output_dir {output_dir} lies in the folder of the images, {images}, and its pictures "
+            "would become part of them; name a folder outside"
+        )
 
 
 def prepare(objective: EncoderObjective, store: ImageStore, config: TrainingConfig) -> None:
