@@ -443,7 +443,11 @@ def test_a_folder_called_as_an_owner_makes_no_path_of_its_ids(
     with pytest.raises(CheckpointError, match="There is no file or folder"):
         VLV.from_pretrained("./Qwen/some-model")
     (tmp_path / "Qwen" / "some-model").mkdir()
-    with pytest.raises(CheckpointError, match="is not a VLV model"):
+    with pytest.raises(CheckpointError, match=r"is not a VLV model.*that `save_pretrained` wrote"):
+        VLV.from_pretrained("Qwen/some-model")
+    (tmp_path / "Qwen" / "some-model" / "final").mkdir()
+    (tmp_path / "Qwen" / "some-model" / "final" / "vlv.json").touch()
+    with pytest.raises(CheckpointError, match="name Qwen/some-model/final, which holds one"):
         VLV.from_pretrained("Qwen/some-model")
 
 

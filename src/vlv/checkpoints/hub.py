@@ -81,9 +81,15 @@ def resolve(
                 f"The model {name!r} is a folder and has no revisions; leave out {revision!r}."
             )
         if local.is_dir() and not (local / MANIFEST_FILE).is_file() and not holds_weights(local):
+            final = local / "final"  # of a training run
+            is_run = (final / MANIFEST_FILE).is_file()
             raise CheckpointError(
-                f"{local} is not a VLV model: it holds no {MANIFEST_FILE}; name a folder that "
-                "`save_pretrained` wrote."
+                f"{local} is not a VLV model: it holds no {MANIFEST_FILE}; name "
+                + (
+                    f"{final}, which holds one."
+                    if is_run
+                    else "a folder that `save_pretrained` wrote."
+                )
             )
         return local
     if is_path(id_or_path):
