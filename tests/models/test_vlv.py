@@ -251,6 +251,8 @@ def test_embeddings_of_another_shape_are_refused(model: VLV, images: list[Image.
     for wrong in (z[0], z[..., :15], z.repeat(1, 2, 1)):
         with pytest.raises(ConfigError, match=r"1 to 6, 16\), not"):
             of_z.caption_from_z(wrong, num_beams=1, max_new_tokens=1)
+    alone = VLV.from_boxes(caption_decoder=model.caption_decoder, captions_from="z")
+    assert len(alone.caption_from_z(z, num_beams=1, max_new_tokens=1)) == 3
     with pytest.raises(ConfigError, match="Embeddings z have the shape"):
         model.compose(z[0], z[0], 2, 2, num_inference_steps=1)
 

@@ -121,8 +121,9 @@ class VLVModel(ModelBoxes):
         without T. Raises ConfigError for another shape of z.
         """
         if self.manifest.config.captions_from == "z":
-            encoder = self.encoder
-            check_embeddings(z, encoder.settings.num_queries, sum(encoder.slots.values()))
+            if "encoder" in self.manifest.components:  # a model of captions alone has none
+                encoder = self.encoder
+                check_embeddings(z, encoder.settings.num_queries, sum(encoder.slots.values()))
             return z.to(self.device, self.dtype)
         return self.condition(z).tokens
 
