@@ -243,11 +243,13 @@ def test_captions_that_the_text_encoder_cuts_are_reported(
 ) -> None:
     from PIL import Image
 
+    images = tmp_path / "images"
+    images.mkdir()
     for at in range(12):
-        Image.new("RGB", (64, 64), (at, 0, 0)).save(tmp_path / f"{at:02}.png")
+        Image.new("RGB", (64, 64), (at, 0, 0)).save(images / f"{at:02}.png")
         text = "a red cube " * (40 if at == 11 else 1)
-        (tmp_path / f"{at:02}.txt").write_text(text)
-    data = {"set": str(tmp_path), "index_folder": str(tmp_path / "indexes")}
+        (images / f"{at:02}.txt").write_text(text)
+    data = {"set": str(images), "index_folder": str(tmp_path / "indexes")}
     stage_of(workshop, data=data, validation_count=4, output_dir=str(tmp_path / "run"))
     assert "1 of the 4 held-out captions are longer than the text encoder reads" in caplog.text
     caplog.clear()
